@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m sevpn`: the same as the command `sevpn`.
+
+Layer: above all. Runs in: the main thread.
+"""
+
+import sys
+
+from sevpn.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

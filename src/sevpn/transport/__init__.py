@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a host name to a byte stream that we trust."""
