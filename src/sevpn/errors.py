@@ -122,7 +122,9 @@ class RefusedError(SevpnError):
 
     failure = Failure.REFUSED
 
-    def __init__(self, message: str, *, code: int, failure: Failure | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: int, failure: Failure | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         if failure is not None:

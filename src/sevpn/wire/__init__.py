@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to values and back; no clock, no randomness, no memory but a half-read value."""
+"""Bytes to values and back: no clock, no randomness, only a half-read value kept."""
