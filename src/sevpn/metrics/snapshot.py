@@ -221,7 +221,9 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """The kill switch."""
     counters: Counters = Counters()
     """Totals."""
-    latency_ms: dict[str, float | None] = {"gateway": None}
+    latency_ms: dict[str, float | None] = msgspec.field(
+        default_factory=lambda: {"gateway": None}
+    )
     """Last round trip inside the tunnel, in milliseconds."""
     warnings: list[str] = []
     """What is not as asked, one sentence each."""
