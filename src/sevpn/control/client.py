@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +106,7 @@ def follow(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _connect(path: Path) -> Iterator[socket.socket]:
+def _connect(path: Path) -> Generator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
         try:

@@ -67,9 +67,7 @@ class Peer:
             socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
         )
         self.pid, self.uid, self.gid = struct.unpack("3i", credentials)
-        # The kernel fills at most what is offered; more groups than this are not looked at.
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4096)
-        self.groups = {self.gid, *(gid for (gid,) in struct.iter_unpack("I", groups))}
+        self.groups = {self.gid, *_further_groups(sock)}
 
     def may_change(self) -> bool:
         """Whether this peer may turn the tunnel off or make it reconnect."""
@@ -191,6 +189,16 @@ class ControlServer:
 
 def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
     writer.write(_ENCODER.encode(reply) + b"\n")
+
+
+def _further_groups(sock: socket.socket) -> set[int]:
+    try:
+        # 1024 bytes is the most that Python takes; a peer in more than 256 groups
+        # counts with its first group alone.
+        listed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError:
+        return set()
+    return {gid for (gid,) in struct.iter_unpack("I", listed)}
 
 
 def _service_groups() -> set[int]:

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from sevpn.errors import SevpnError
-from sevpn.tunnel.policy import End, Retry, Rules, Run, decide
+from sevpn.tunnel.policy import End, Rules, Run, decide
 
 __all__ = [
     "STABLE_S",
@@ -576,11 +576,8 @@ def _after_failure(
     run: Run, error: SevpnError, *, now: float, rules: Rules, jitter: float
 ) -> Step:
     run = run.failed(error.failure)
-    match decide(error.failure, run, rules, now=now, jitter=jitter):
-        case End():
-            return Step(Disconnecting(error), (LeaveAndRestore(),))
-        case Retry(delay_s):
-            at = now + delay_s
-            return Step(Waiting(run, at), (CloseSession(), ReleaseHost(), SetTimer(at)))
-        case _ as unreachable:
-            assert_never(unreachable)
+    answer = decide(error.failure, run, rules, now=now, jitter=jitter)
+    if isinstance(answer, End):
+        return Step(Disconnecting(error), (LeaveAndRestore(),))
+    at = now + answer.delay_s
+    return Step(Waiting(run, at), (CloseSession(), ReleaseHost(), SetTimer(at)))
