@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where sevpn's files lie: below /etc and /run for root, below XDG's for others.
+
+Layer: config. Runs in: any thread. Looks at nothing and creates nothing: only
+who asks makes the difference.
+
+                root                    any other user
+    config      /etc/sevpn              $XDG_CONFIG_HOME/sevpn, else ~/.config/sevpn
+    runtime     /run/sevpn              $XDG_RUNTIME_DIR/sevpn, else /run/user/UID/sevpn
+
+Source: docs/reference/files.md; XDG Base Directory Specification 0.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevpn.errors import ConfigError
+
+__all__ = ["Paths"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders of one user; none of them needs to exist."""
+
+    config_dir: Path
+    """Profiles, secret files and known servers."""
+
+    runtime_dir: Path
+    """Run state, control sockets and undo journals; gone after a reboot."""
+
+    @classmethod
+    def for_user(cls, environ: Mapping[str, str], euid: int) -> Paths:
+        """Return the folders of the user *euid*.
+
+        Args:
+            environ: The environment; of no account for root, so that `sudo -E`
+                does not lead root into a user's folders.
+            euid: The effective user id.
+
+        Raises:
+            ConfigError: Neither XDG_CONFIG_HOME nor HOME names a folder.
+        """
+        if euid == 0:
+            return cls(Path("/etc/sevpn"), Path("/run/sevpn"))
+        runtime = _folder(environ, "XDG_RUNTIME_DIR") or Path(f"/run/user/{euid}")
+        config = _folder(environ, "XDG_CONFIG_HOME")
+        if config is None:
+            home = _folder(environ, "HOME")
+            if home is None:
+                raise ConfigError(
+                    "neither XDG_CONFIG_HOME nor HOME names a folder: set HOME"
+                )
+            config = home / ".config"
+        return cls(config / "sevpn", runtime / "sevpn")
+
+    @property
+    def profiles_dir(self) -> Path:
+        """The folder of `NAME.toml`."""
+        return self.config_dir / "profiles"
+
+
+def _folder(environ: Mapping[str, str], name: str) -> Path | None:
+    # The XDG rules say to ignore a relative path.
+    path = Path(environ.get(name, ""))
+    return path if path.is_absolute() else None
