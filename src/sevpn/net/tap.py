@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TAP: the network card whose cable is the tunnel.
+
+Layer: net. Runs in: opened by the control thread; read and written by the data
+thread; the carrier is switched by the control thread.
+
+    open /dev/net/tun ── TUNSETIFF(IFF_TAP|IFF_NO_PI|IFF_NO_CARRIER, name) ──> fd
+    fd: read() = one frame the host sent, write() = one frame for the host
+
+The interface is never made persistent: it vanishes with the descriptor, and its
+addresses and routes with it, whatever ends the process. It stays over reconnects;
+meanwhile its carrier is off.
+
+Source: linux/if_tun.h; Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import re
+import struct
+from typing import Final
+
+from sevpn.errors import HostError, PrivilegeError
+
+__all__ = ["DEFAULT_NAME", "MAX_FRAME_SIZE", "Tap", "open_tap"]
+
+DEFAULT_NAME: Final = "sevpn%d"
+"""The kernel puts the smallest free number in place of `%d`."""
+
+MAX_FRAME_SIZE: Final = 65536 + 18
+"""What one read may return at most: the largest packet and a tagged Ethernet header."""
+
+_TUN: Final = "/dev/net/tun"
+_TUNSETIFF: Final = 0x400454CA
+_TUNGETFEATURES: Final = 0x800454CF
+_TUNSETCARRIER: Final = 0x400454E2
+_IFF_TAP: Final = 0x0002
+_IFF_NO_CARRIER: Final = 0x0040
+_IFF_NO_PI: Final = 0x1000
+
+_IFREQ: Final = struct.Struct("=16sH22x")
+_NAME_SIZE: Final = 15
+"""Bytes of an interface name, without the kernel's closing zero."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+(%d)?")
+
+
+class Tap:
+    """An open TAP.
+
+    Args:
+        name: As the kernel shows it.
+        descriptor: Of `/dev/net/tun`, non-blocking; owned from now on.
+    """
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self._name = name
+        self._descriptor = descriptor
+
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self._name
+
+    def fileno(self) -> int:
+        """Return the descriptor, for selectors; -1 when closed."""
+        return self._descriptor
+
+    def read(self) -> bytes | None:
+        """Return the next frame that the host sends, or `None` if there is none now.
+
+        Raises:
+            OSError: The device is gone (EBADFD) or was turned off (EIO).
+        """
+        try:
+            return os.read(self._descriptor, MAX_FRAME_SIZE)
+        except BlockingIOError:
+            return None
+
+    def write(self, frame: bytes | bytearray | memoryview, /) -> int:
+        """Give the host a frame, without checksum; return its size.
+
+        Raises:
+            OSError: EIO while the interface is down, EINVAL for a frame that is
+                no Ethernet frame, EAGAIN when the host's queue is full.
+        """
+        return os.write(self._descriptor, frame)
+
+    def set_carrier(self, is_on: bool, /) -> None:  # noqa: FBT001 - on or off is all there is
+        """Plug or pull the cable, as the host sees it.
+
+        Without a carrier the host's packets are swallowed and routes stay. When it
+        comes, the kernel itself repeats duplicate address detection, multicast
+        reports and router solicitations.
+
+        Raises:
+            HostError: The interface is gone.
+        """
+        value = array.array("i", [int(is_on)])
+        try:
+            fcntl.ioctl(self._descriptor, _TUNSETCARRIER, value)
+        except OSError as error:
+            raise HostError(
+                f"cannot switch the carrier of {self._name}: {os.strerror(error.errno or 0)}; "
+                "was the interface removed? Start the tunnel again",
+                operation="set-carrier",
+            ) from error
+
+    def close(self) -> None:
+        """Remove the interface; safe to call again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_tap(name: str | None = None) -> Tap:
+    """Create a TAP, down and without a carrier.
+
+    Args:
+        name: Its name, or a template with `%d` at its end; :data:`DEFAULT_NAME` if
+            `None`. At most 15 bytes.
+
+    Raises:
+        HostError: No TUN driver, a name that cannot be or is in use.
+        PrivilegeError: Without CAP_NET_ADMIN, or no access to the driver.
+    """
+    wanted = DEFAULT_NAME if name is None else name
+    _check_name(wanted)
+    descriptor = _open_driver()
+    try:
+        flags = _IFF_TAP | _IFF_NO_PI | (_IFF_NO_CARRIER & _features(descriptor))
+        answer = _attach(descriptor, wanted, flags)
+        tap = Tap(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode("ascii"), descriptor)
+        # From kernel 6.2 on IFF_NO_CARRIER has done it already; before, there is a
+        # carrier from the start, but nothing is sent as long as the link is down.
+        tap.set_carrier(False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return tap
+
+
+def _check_name(name: str) -> None:
+    if len(name.encode()) > _NAME_SIZE:
+        raise HostError(
+            f"interface name {name!r} is too long: --tap takes at most {_NAME_SIZE} bytes",
+            operation="open-tap",
+        )
+    if not _NAME.fullmatch(name) or name in {".", "..", "all", "default"}:
+        raise HostError(
+            f"interface name {name!r} cannot be used: --tap takes letters, digits, '-', '_', '.', and '%d' at the end",
+            operation="open-tap",
+        )
+
+
+def _open_driver() -> int:
+    try:
+        return os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"no permission to open {_TUN}: run sevpn with sudo, or let this user read and write the device",
+            operation="open-tap",
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
+            raise HostError(
+                f"{_TUN} does not exist or has no driver: load it with `modprobe tun`; "
+                "in a container, start it with --device /dev/net/tun",
+                operation="open-tap",
+            ) from error
+        raise HostError(
+            f"cannot open {_TUN}: {os.strerror(error.errno or 0)}", operation="open-tap"
+        ) from error
+
+
+def _features(descriptor: int) -> int:
+    value = array.array("I", [0])
+    try:
+        fcntl.ioctl(descriptor, _TUNGETFEATURES, value)
+    except OSError as error:
+        raise HostError(
+            f"{_TUN} is not the TUN driver ({os.strerror(error.errno or 0)}): create it with "
+            "`mknod /dev/net/tun c 10 200` and load the driver with `modprobe tun`",
+            operation="open-tap",
+        ) from error
+    return value[0]
+
+
+def _attach(descriptor: int, name: str, flags: int) -> bytes:
+    try:
+        return fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"no permission to create the interface {name}: run sevpn with sudo, "
+            "or give it the capability CAP_NET_ADMIN",
+            operation="open-tap",
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.EBUSY, errno.EEXIST}:
+            raise HostError(
+                f"the interface {name} exists already: choose another name with --tap, or leave --tap out",
+                operation="open-tap",
+            ) from error
+        if error.errno == errno.EINVAL:
+            # TUNSETIFF answers EINVAL when an interface of another kind has the name.
+            raise HostError(
+                f"the interface name {name} is taken by something that is no TAP, or cannot be used: "
+                "choose another with --tap",
+                operation="open-tap",
+            ) from error
+        raise HostError(
+            f"cannot create the interface {name}: {os.strerror(error.errno or 0)}",
+            operation="open-tap",
+        ) from error

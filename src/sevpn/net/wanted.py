@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lease and settings to the state that this host should have.
+
+Layer: net. Runs in: any thread; pure.
+
+Nothing is taken that was not asked for: a default route only with
+`accept_default_gateway`, static routes only with `accept_static_routes`, name
+servers only with `accept_dns` or where the user names some. What the lease says
+is checked, because a hub's DHCP server may be anybody:
+
+    gateway     --gateway, else with static routes accepted and option 121 or 249
+                there: the 0.0.0.0/0 inside them, or none (RFC 3442: option 3 does
+                not count then); else option 3
+    routes      options 121, else 249, else 33
+    MTU         the smaller one of the interface's and the lease's
+
+Whatever is left out leaves a warning, one sentence each, with what to do.
+
+Source: RFC 2132, RFC 3442; docs/reference/profile.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
+from typing import TYPE_CHECKING, Final
+
+from sevpn.net.dns.file import MAX_SERVERS
+from sevpn.net.model import (
+    DEFAULT_V4,
+    DEFAULT_V6,
+    Address,
+    Found,
+    HostState,
+    Interface,
+    Resolver,
+    Route,
+    is_default,
+)
+
+if TYPE_CHECKING:
+    from sevpn.config.profile import Settings
+    from sevpn.protocol.dhcp import Lease, StaticRoute
+
+__all__ = ["DEFAULT_MTU", "MAX_ROUTES", "Wanted", "wanted_state"]
+
+DEFAULT_MTU: Final = 1500
+"""What an Ethernet segment carries, and a hub is one."""
+
+MIN_MTU: Final = 576
+"""What each IPv4 host must accept (RFC 791); a lease that says less is wrong."""
+
+MAX_ROUTES: Final = 512
+"""Static routes that are set at most; our own choice: more than any DHCP message
+of 64 KiB from a sane server holds, and still added within 100 ms."""
+
+_MAX_SEARCH_COUNT: Final = 6
+_MAX_SEARCH_SIZE: Final = 256
+"""What C libraries before glibc 2.26 take; longer lists are cut by them silently."""
+
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_NAMED_COUNT: Final = 3
+"""How many of the things that were left out a warning names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the host should look like, and what is not as asked."""
+
+    state: HostState
+    """For :meth:`sevpn.net.host.Host.apply`."""
+
+    warnings: tuple[str, ...]
+    """One sentence each, for `plan` and `status`."""
+
+    address: IPv4Interface | None
+    """The tunnel's first IPv4 address."""
+
+    gateway: IPv4Address | None
+    """The router inside the tunnel, whether or not it gets the default route: the one
+    to ask for a proof. `None`: nobody named one."""
+
+    carries_foreign_traffic: bool
+    """Whether any route but that of the subnet goes through the tunnel."""
+
+
+@dataclass(slots=True)
+class _Context:
+    """What the steps below share."""
+
+    settings: Settings
+    lease: Lease | None
+    device: str
+    found: Found
+    addresses: tuple[Interface, ...]
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+
+def wanted_state(
+    settings: Settings, *, lease: Lease | None, device: str, found: Found
+) -> Wanted:
+    """Return the state that *settings* and *lease* ask for.
+
+    Args:
+        settings: What the user wants.
+        lease: What DHCP gave; `None` with static addresses.
+        device: Name of the TAP.
+        found: The host as it is, for warnings about routes that others win.
+    """
+    addresses: tuple[Interface, ...] = (
+        (lease.address,) if lease is not None else settings.address
+    )
+    context = _Context(settings, lease, device, found, addresses)
+    default, router = _choose_gateway(context)
+    routes = (*_static_routes(context), *default)
+    state = HostState(
+        device=device,
+        mtu=_choose_mtu(context),
+        addresses=addresses,
+        routes=tuple(dict.fromkeys(routes)),
+        resolver=_choose_resolver(context),
+    )
+    return Wanted(
+        state=state,
+        warnings=tuple(dict.fromkeys(context.warnings)),
+        address=next(
+            (address for address in addresses if isinstance(address, IPv4Interface)),
+            None,
+        ),
+        gateway=router,
+        carries_foreign_traffic=bool(state.routes),
+    )
+
+
+# --- the default route -------------------------------------------------------
+
+
+def _choose_gateway(context: _Context) -> tuple[list[Route], IPv4Address | None]:
+    """Return the default routes, and the router to ask for a proof."""
+    settings, lease = context.settings, context.lease
+    router = _usable_router(context, lease.router if lease else None, "option 3")
+    if settings.gateway is not None:
+        given = settings.gateway
+        default = _default_by(context, given)
+        return default, given if isinstance(given, IPv4Address) else router
+    inside = _classless_default(lease) if settings.accept_static_routes else None
+    if inside is not None:
+        gateway = _usable_router(
+            context, inside.gateway, "the default route of option 121"
+        )
+        if inside.gateway is not None and gateway is None:
+            return [], router
+        return _default_by(context, gateway), gateway or router
+    if _has_classless(lease) and settings.accept_static_routes:
+        if settings.accept_default_gateway:
+            _warn_no_default(context, router)
+        return [], router
+    if router is None:
+        if settings.accept_default_gateway:
+            _warn_no_default(context, None)
+        return [], None
+    return _default_by(context, router), router
+
+
+def _warn_no_default(context: _Context, router: IPv4Address | None) -> None:
+    if router is not None:
+        context.warn(
+            f"no default route was set: the lease's static routes hold none, and its router {router} does not "
+            f"count beside them (RFC 3442); give --gateway {router} to use it"
+        )
+    elif _classless_default(context.lease) is not None:
+        context.warn(
+            "no default route was set: the lease names no router, only a default among its static routes; "
+            "give --accept-static-routes to use it"
+        )
+    else:
+        context.warn(
+            "no default route was set: the lease names no router; give --gateway with its address"
+        )
+
+
+def _default_by(context: _Context, gateway: Address | None) -> list[Route]:
+    if not context.settings.accept_default_gateway:
+        return []
+    destination = DEFAULT_V4 if gateway is None or gateway.version == 4 else DEFAULT_V6
+    # The kernel reads an IPv6 metric of 0 as 1024.
+    metric = context.settings.metric or (0 if destination.version == 4 else 1)
+    return [
+        Route(
+            destination,
+            gateway,
+            context.device,
+            metric,
+            onlink=_needs_onlink(context, gateway),
+        ),
+    ]
+
+
+def _has_classless(lease: Lease | None) -> bool:
+    return lease is not None and lease.classless_routes is not None
+
+
+def _classless_default(lease: Lease | None) -> StaticRoute | None:
+    routes = (lease.classless_routes or ()) if lease is not None else ()
+    return next((route for route in routes if is_default(route.destination)), None)
+
+
+def _usable_router(
+    context: _Context, router: IPv4Address | None, source: str
+) -> IPv4Address | None:
+    """Return *router* if it can be one; else warn and return `None`."""
+    if router is None:
+        return None
+    reason = _why_no_router(router, context.addresses)
+    if reason is None:
+        return router
+    context.warn(
+        f"the lease's router {router} ({source}) is left out: {reason}; tell the hub's administrator"
+    )
+    return None
+
+
+def _why_no_router(router: Address, addresses: Iterable[Interface]) -> str | None:
+    if (
+        router.is_unspecified
+        or router.is_multicast
+        or router.is_loopback
+        or int(router) == 0xFFFFFFFF
+    ):
+        return "no host can have it"
+    for address in addresses:
+        if router == address.ip:
+            return "it is this host's own address"
+        network = address.network
+        is_edge = router in {network.network_address, network.broadcast_address}
+        if isinstance(network, IPv4Network) and network.prefixlen < 31 and is_edge:
+            return f"it is no host of {network}"
+    return None
+
+
+def _needs_onlink(context: _Context, gateway: Address | None) -> bool:
+    if gateway is None or gateway.is_link_local:
+        return False
+    return not any(
+        gateway in address.network
+        for address in context.addresses
+        if address.version == gateway.version
+    )
+
+
+# --- static routes -----------------------------------------------------------
+
+
+def _static_routes(context: _Context) -> list[Route]:
+    lease = context.lease
+    if lease is None or not context.settings.accept_static_routes:
+        return []
+    offered = (
+        lease.static_routes
+        if lease.classless_routes is None
+        else lease.classless_routes
+    )
+    if len(offered) > MAX_ROUTES:
+        context.warn(
+            f"{len(offered)} static routes were offered; the first {MAX_ROUTES} are set"
+        )
+    offered = offered[:MAX_ROUTES]
+    rejected: dict[str, list[str]] = {}
+    routes: dict[IPv4Network, Route] = {}
+    for entry in _without_hidden_default(context, offered):
+        if is_default(entry.destination):
+            continue  # see _choose_gateway
+        reason = _why_no_route(context, entry)
+        if reason is None:
+            routes.setdefault(entry.destination, _route(context, entry))
+        else:
+            rejected.setdefault(reason, []).append(str(entry.destination))
+    for reason, names in rejected.items():
+        context.warn(f"static routes left out: {_named(names)}: {reason}")
+    _warn_shadowed(context, routes.values())
+    return list(routes.values())
+
+
+def _route(context: _Context, entry: StaticRoute) -> Route:
+    return Route(
+        entry.destination,
+        entry.gateway,
+        context.device,
+        context.settings.metric,
+        onlink=_needs_onlink(context, entry.gateway),
+    )
+
+
+def _without_hidden_default(
+    context: _Context, offered: Sequence[StaticRoute]
+) -> Sequence[StaticRoute]:
+    """Leave out the large pieces of a default route that was not asked for."""
+    if context.settings.accept_default_gateway:
+        return offered
+    pieces = [
+        entry.destination for entry in offered if not is_default(entry.destination)
+    ]
+    if list(collapse_addresses(pieces)) != [DEFAULT_V4]:
+        return offered
+    context.warn(
+        "the lease's static routes together are a default route, which was not asked for: those larger than a /8 "
+        "are left out; give --accept-default-gateway to take them"
+    )
+    return [entry for entry in offered if entry.destination.prefixlen >= 8]
+
+
+_NEVER: Final = (
+    IPv4Network("0.0.0.0/8"),
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("224.0.0.0/4"),
+)
+
+
+def _why_no_route(context: _Context, entry: StaticRoute) -> str | None:
+    destination = entry.destination
+    if any(destination.subnet_of(never) for never in _NEVER):
+        return "no network can have such an address; tell the hub's administrator"
+    if entry.gateway is not None and _why_no_router(entry.gateway, context.addresses):
+        return "their gateway is none; tell the hub's administrator"
+    if any(
+        found.is_ours
+        and found.route.destination == destination
+        and found.route.device != context.device
+        for found in context.found.routes
+        if destination.prefixlen == 32
+    ):
+        return "it is the VPN server's own address, which must be reached outside of the tunnel"
+    return None
+
+
+def _warn_shadowed(context: _Context, routes: Iterable[Route]) -> None:
+    """Say which destinations go elsewhere all the same."""
+    others = {
+        found.route.destination: found.route.device
+        for found in context.found.routes
+        if not found.is_ours
+        and found.is_unicast
+        and found.route.device != context.device
+        and found.route.metric <= context.settings.metric
+    }
+    names = [
+        f"{route.destination} to {others[route.destination]}"
+        for route in routes
+        if route.destination in others
+    ]
+    if names:
+        context.warn(
+            f"a route outside of the tunnel wins for {_named(names)}: remove it, or give a smaller --metric"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED_COUNT
+    return ", ".join(names[:_NAMED_COUNT]) + (f" and {rest} more" if rest > 0 else "")
+
+
+# --- MTU and names -----------------------------------------------------------
+
+
+def _choose_mtu(context: _Context) -> int:
+    link = context.settings.mtu or DEFAULT_MTU
+    offered = context.lease.mtu if context.lease is not None else None
+    if offered is None:
+        return link
+    if offered < MIN_MTU:
+        context.warn(
+            f"the lease's MTU of {offered} is left out: each host takes {MIN_MTU}"
+        )
+        return link
+    return min(link, offered)
+
+
+def _choose_resolver(context: _Context) -> Resolver | None:
+    settings, lease = context.settings, context.lease
+    if settings.dns_mode == "off" or not (settings.accept_dns or settings.dns):
+        return None
+    offered = settings.dns or (lease.dns if lease is not None else ())
+    servers = [
+        server for server in dict.fromkeys(offered) if _is_name_server(context, server)
+    ]
+    if not servers:
+        context.warn(
+            "no name servers were set: the lease names none that can be used; give --dns with an address"
+        )
+        return None
+    if len(servers) > MAX_SERVERS:
+        rest = ", ".join(str(server) for server in servers[MAX_SERVERS:])
+        context.warn(f"resolv.conf takes {MAX_SERVERS} name servers; left out: {rest}")
+    return Resolver(tuple(servers[:MAX_SERVERS]), _choose_search(context))
+
+
+def _is_name_server(context: _Context, server: Address) -> bool:
+    if context.settings.dns:
+        return True  # the user knows; it may well be a resolver on this host
+    own = {address.ip for address in context.addresses}
+    if (
+        server.is_unspecified
+        or server.is_multicast
+        or server.is_loopback
+        or server in own
+    ):
+        context.warn(
+            f"the lease's name server {server} is left out: it is no other host"
+        )
+        return False
+    return True
+
+
+def _choose_search(context: _Context) -> tuple[str, ...]:
+    settings, lease = context.settings, context.lease
+    offered: Sequence[str] = settings.search
+    if not offered and lease is not None:
+        offered = lease.search or ((lease.domain,) if lease.domain else ())
+    search: list[str] = []
+    for name in dict.fromkeys(domain.removesuffix(".") for domain in offered):
+        if not _DOMAIN.fullmatch(name):
+            context.warn(
+                f"search domain {name[:64]!a} is left out: it is no domain name"
+            )
+        elif (
+            len(search) == _MAX_SEARCH_COUNT
+            or len(" ".join([*search, name])) > _MAX_SEARCH_SIZE
+        ):
+            context.warn(
+                f"search domains from {name} on are left out: resolv.conf takes {_MAX_SEARCH_COUNT} "
+                f"of {_MAX_SEARCH_SIZE} characters together"
+            )
+            break
+        else:
+            search.append(name)
+    return tuple(search)
