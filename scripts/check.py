@@ -227,33 +227,27 @@ def check_wheel() -> Outcome:
 
 def install_wheel(wheel: Path) -> list[str]:
     """Install *wheel* with the locked requirements alone; return what went wrong."""
-    pip = [
-        INSTALLED / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
+    python = str(INSTALLED / "bin" / "python")
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     lock = ROOT / "requirements" / "run.txt"
     stamp = INSTALLED / "stamp"
     wanted = f"{sys.version}\n{INSTALLED}\n{lock.read_text('utf-8')}"
-    steps: list[list[str | Path]] = []
+    steps: list[list[str]] = []
     if not stamp.exists() or stamp.read_text("utf-8") != wanted:
         shutil.rmtree(INSTALLED, ignore_errors=True)
         steps += [
-            [PYTHON, "-m", "venv", INSTALLED],
-            [*pip, "--require-hashes", "-r", lock],
+            [PYTHON, "-m", "venv", str(INSTALLED)],
+            [*pip, "--require-hashes", "-r", str(lock)],
         ]
     steps += [
-        [*pip, "--no-deps", "--no-index", "--force-reinstall", wheel],
-        [*pip[:3], "check"],
-        [INSTALLED / "bin" / "sevpn", "--version"],
+        [*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel)],
+        [python, "-m", "pip", "check"],
+        [str(INSTALLED / "bin" / "sevpn"), "--version"],
     ]
     for words in steps:
         status, output = run_program(words, limit_s=300)
         if status != 0:
-            return [f"{' '.join(map(str, words))}: {output.strip()}"]
+            return [f"{' '.join(words)}: {output.strip()}"]
     stamp.write_text(wanted, "utf-8")
     return []
 
@@ -261,7 +255,7 @@ def install_wheel(wheel: Path) -> list[str]:
 # --- tests -------------------------------------------------------------------
 
 
-def tests(
+def pytest_in(
     folder: str,
     *words: str,
     limit_s: float,
@@ -342,7 +336,7 @@ def unit_tests() -> Outcome:
     """Run the unit tests, and see that they take every branch where that is promised."""
     for old in WORK.glob("coverage*"):
         old.unlink()
-    outcome = tests("tests/unit", limit_s=300, with_coverage=True)()
+    outcome = pytest_in("tests/unit", limit_s=300, with_coverage=True)()
     environ = {"COVERAGE_FILE": str(WORK / "coverage")}
     coverage = [PYTHON, "-m", "coverage"]
     run_program([*coverage, "combine", "--quiet"], limit_s=60, environ=environ)
@@ -433,9 +427,9 @@ def gate(fuzz_seconds: int) -> list[Step]:
         Step("basedpyright", module("basedpyright"), is_parallel=True),
         Step("wheel", check_wheel),
         Step("unit", unit_tests),
-        Step("integration", tests("tests/integration", limit_s=300)),
-        Step("netns", tests("tests/netns", limit_s=600, as_root=True)),
-        Step("interop", tests("tests/interop", limit_s=600, as_root=True)),
+        Step("integration", pytest_in("tests/integration", limit_s=300)),
+        Step("netns", pytest_in("tests/netns", limit_s=600, as_root=True)),
+        Step("interop", pytest_in("tests/interop", limit_s=600, as_root=True)),
         Step("fuzz", fuzz(fuzz_seconds)),
     ]
 
@@ -444,7 +438,7 @@ def soak(fuzz_seconds: int) -> list[Step]:
     """Return the steps of `make soak`."""
     return [
         Step("wheel", check_wheel),
-        Step("soak", tests("tests", limit_s=4 * 3600, marks="soak", as_root=True)),
+        Step("soak", pytest_in("tests", limit_s=4 * 3600, marks="soak", as_root=True)),
         Step("fuzz", fuzz(fuzz_seconds)),
     ]
 
