@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A byte stream to a server whose certificate we trust.
+
+Layer: transport. Runs in: first the control thread, on the event loop (`send`,
+`receive`), then the data thread (`read_available`, `queue`, `flush`). Never in
+both: whoever hands it over does not touch it again.
+
+    open_stream   look up ──> on_addresses ──> dial ──> TLS, trust ──> SecureStream
+
+TLS runs in memory, beside the socket, and not inside it: so that a whole batch of
+frames becomes many records and then one system call, where a TLS socket makes one
+call of at most 16 KiB each (bench/bench_stream.py), and so that one object serves
+an event loop and a loop of our own.
+
+    queue(data) ──TLS──> _outgoing ──> _sending ──socket.send──> kernel
+    read_available() <──TLS── _incoming <──────────socket.recv── kernel
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from sevpn.errors import (
+    ConnectionLostError,
+    Failure,
+    SevpnError,
+    SilenceError,
+)
+from sevpn.transport.dial import dial
+from sevpn.transport.resolve import Address, Family, resolve
+from sevpn.transport.tls import (
+    TrustPolicy,
+    VerifiedBy,
+    certificate_refused,
+    check_pin,
+    client_context,
+    explain_tls_error,
+    fingerprint,
+)
+
+__all__ = ["SecureStream", "open_stream"]
+
+_READ_SIZE: Final = 256 * 1024
+"""Bytes read from the socket at once; what TLS holds back is at most this much."""
+
+_SEND_SIZE: Final = 512 * 1024
+"""Bytes handed to the socket at once."""
+
+_INSPECTION_S: Final = 5.0
+"""How long a second look at a refused certificate may take."""
+
+
+class SecureStream:
+    """A TLS connection; see :func:`open_stream`.
+
+    Not thread-safe: one owner at a time.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_name: str | None,
+        verified_by: VerifiedBy,
+    ) -> None:
+        self._sock = sock
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=server_name
+        )
+        self._sending = memoryview(b"")
+        self._has_ended = False
+        self.verified_by: VerifiedBy = verified_by
+        """Why the certificate was accepted."""
+        self.peer_address = _address_of(sock.getpeername()[0])
+        """Whom the socket is connected to."""
+        self.local_address = _address_of(sock.getsockname()[0])
+        """This host's end."""
+
+    # --- facts ---
+
+    @property
+    def certificate(self) -> bytes:
+        """DER of the leaf certificate that the server presented."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+    @property
+    def certificate_sha256(self) -> str:
+        """SHA-256 of :attr:`certificate` in hex."""
+        return fingerprint(self.certificate)
+
+    @property
+    def tls_version(self) -> str:
+        """`TLSv1.3` or `TLSv1.2`."""
+        return self._tls.version() or ""
+
+    @property
+    def cipher(self) -> str:
+        """OpenSSL's name of the cipher suite."""
+        found = self._tls.cipher()
+        return found[0] if found is not None else ""
+
+    # --- on an event loop ---
+
+    async def handshake(self) -> None:
+        """Set up TLS.
+
+        Raises:
+            ssl.SSLError: As OpenSSL says.
+            ConnectionLostError: The peer closed the connection.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._send_outgoing(loop)
+                if not await self._receive_incoming(loop):
+                    raise ConnectionLostError(
+                        "closed during TLS set-up", failure=Failure.PEER
+                    ) from None
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    await self._send_outgoing(loop)  # the alert that says why
+                raise
+            else:
+                await self._send_outgoing(loop)
+                return
+
+    async def send(self, data: bytes) -> None:
+        """Send all of *data*; a peer that has gone is noticed by :meth:`receive`."""
+        self._tls.write(data)
+        with contextlib.suppress(OSError):
+            await self._send_outgoing(asyncio.get_running_loop())
+
+    async def receive(self) -> bytes:
+        """Return the next bytes, at most 64 KiB; none at all once the stream has ended."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                await self._send_outgoing(loop)
+                if not await self._receive_incoming(loop):
+                    return b""
+            except ssl.SSLError:
+                return b""
+
+    async def _send_outgoing(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._outgoing.pending:
+            await loop.sock_sendall(self._sock, self._outgoing.read())
+
+    async def _receive_incoming(self, loop: asyncio.AbstractEventLoop) -> bool:
+        try:
+            data = await loop.sock_recv(self._sock, _READ_SIZE)
+        except OSError:
+            data = b""
+        self._incoming.write(data)
+        return bool(data)
+
+    # --- in the data thread ---
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were queued, encrypted, and are not in the kernel yet."""
+        return len(self._sending) + self._outgoing.pending
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._sock.fileno()
+
+    def read_available(self, limit: int) -> bytes:
+        """Return what is here, at most *limit* bytes, in one piece.
+
+        Empty means: nothing until the descriptor becomes readable again.
+
+        Raises:
+            ConnectionLostError: The stream has ended, with or without a
+                close_notify, or broke; nothing is left to read.
+        """
+        pieces: list[bytes] = []
+        room = limit
+        while room > 0:
+            try:
+                piece = self._tls.read(room)
+            except ssl.SSLWantReadError:
+                if self._has_ended or not self._fill():
+                    break
+                continue
+            except ssl.SSLError as error:
+                self._end(error.reason or "TLS error")
+                break
+            if not piece:
+                self._end("closed by the server")
+                break
+            pieces.append(piece)
+            room -= len(piece)
+        if not pieces and self._has_ended:
+            raise ConnectionLostError(f"the connection ended: {self._ending}")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _fill(self) -> bool:
+        """Take from the socket what is there; return whether it was anything."""
+        try:
+            data = self._sock.recv(_READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return False
+        if not data:
+            self._end("closed by the server")
+            return False
+        self._incoming.write(data)
+        return True
+
+    def _end(self, how: str) -> None:
+        self._has_ended = True
+        self._ending = how
+
+    def queue(self, data: bytes) -> None:
+        """Encrypt *data*; :meth:`flush` sends it."""
+        self._tls.write(data)
+
+    def flush(self) -> bool:
+        """Send what the kernel takes now, and return whether that was all.
+
+        Raises:
+            ConnectionLostError: The stream broke.
+        """
+        while self._sending or self._outgoing.pending:
+            if not self._sending:
+                self._sending = memoryview(self._outgoing.read(_SEND_SIZE))
+            try:
+                sent = self._sock.send(self._sending)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise ConnectionLostError(f"the connection broke: {reason}") from error
+            self._sending = self._sending[sent:]
+        return True
+
+    def close(self, polite: bool) -> None:  # noqa: FBT001 - the one thing to say about closing
+        """Close; never raises. *polite*: tell the peer first (close_notify)."""
+        if polite and self._sock.fileno() >= 0:
+            with contextlib.suppress(ssl.SSLError, OSError, SevpnError, ValueError):
+                self._say_goodbye()
+        self._sock.close()
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self.flush()
+        self._sock.shutdown(socket.SHUT_WR)
+        # What came and was not read would turn the close into a reset, which may
+        # overtake our last words.
+        while not self._has_ended and self._fill():
+            self._incoming.read()
+
+
+async def open_stream(
+    host: str,
+    port: int,
+    *,
+    trust: TrustPolicy,
+    family: Family = "any",
+    timeout_s: float,
+    on_addresses: Callable[[Sequence[Address]], Awaitable[None]],
+    prepare: Callable[[socket.socket], None] = lambda _: None,
+) -> SecureStream:
+    """Open a trusted stream to *host*.
+
+    Args:
+        host: Name or address.
+        port: TCP port.
+        trust: Which certificate is accepted.
+        family: Which versions of IP are tried.
+        timeout_s: Seconds for all of it.
+        on_addresses: Awaited between look-up and dialling, with all addresses
+            that may be dialled.
+        prepare: Called with each socket before it connects.
+
+    Raises:
+        ResolveError: The name has no address.
+        DialError: No address accepts a connection.
+        CertificateError: The certificate is not trusted.
+        TlsError: TLS cannot be set up for another reason.
+        SilenceError: It took longer than *timeout_s*; says at which stage.
+        ConnectionLostError: The peer closed the connection; kind `PEER`.
+        ConfigError: The CA file cannot be used.
+    """
+    context = client_context(trust)
+    opening = _Opening(host, port, trust, context, prepare)
+    try:
+        async with asyncio.timeout(timeout_s):
+            addresses = await resolve(host, family=family)
+            opening.stage = f"{host} port {port} did not answer"
+            await on_addresses(addresses)
+            return await opening.connect(addresses)
+    except TimeoutError:
+        raise SilenceError(
+            f"{opening.stage} within {timeout_s:.0f} s: check server, port, and the firewalls between"
+        ) from None
+
+
+class _Opening:
+    """What the steps of :func:`open_stream` share."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        trust: TrustPolicy,
+        context: ssl.SSLContext,
+        prepare: Callable[[socket.socket], None],
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._trust = trust
+        self._context = context
+        self._prepare = prepare
+        self._name = trust.server_name or host
+        self.stage = f"the name servers did not answer for {host}"
+
+    async def connect(self, addresses: Sequence[Address]) -> SecureStream:
+        sock, address = await dial(
+            addresses, self._port, host=self._host, prepare=self._prepare
+        )
+        self.stage = (
+            f"{self._host} port {self._port} accepted the connection and set up no TLS"
+        )
+        stream = self._wrap(sock, self._context)
+        with contextlib.ExitStack() as undo:
+            undo.callback(stream.close, polite=False)
+            try:
+                await stream.handshake()
+            except ssl.SSLCertVerificationError as error:
+                raise await self._refusal(error, address) from error
+            except (ssl.SSLError, ConnectionLostError, OSError) as error:
+                raise self._explain(error) from error
+            check_pin(self._trust, host=self._host, sha256=stream.certificate_sha256)
+            undo.pop_all()
+        return stream
+
+    def _wrap(self, sock: socket.socket, context: ssl.SSLContext) -> SecureStream:
+        try:
+            return SecureStream(
+                sock,
+                context,
+                server_name=self._server_name(),
+                verified_by=self._trust.verified_by,
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def _server_name(self) -> str:
+        """Return the name to verify and to send; OpenSSL sends none that is an address."""
+        return self._name.partition("%")[0]
+
+    def _explain(self, error: Exception) -> SevpnError:
+        if isinstance(error, ssl.SSLError):
+            return explain_tls_error(error, host=self._host, port=self._port)
+        return ConnectionLostError(
+            f"{self._host} port {self._port} closed the connection during TLS set-up: it may be no SoftEther server, "
+            "or block this address for too many attempts; check the port, or wait a minute",
+            failure=Failure.PEER,
+        )
+
+    async def _refusal(
+        self, error: ssl.SSLCertVerificationError, address: Address
+    ) -> SevpnError:
+        """Look at the refused certificate again, for its fingerprint."""
+        try:
+            async with asyncio.timeout(_INSPECTION_S):
+                certificate = await self._presented(address)
+        except (TimeoutError, OSError, SevpnError):
+            certificate = b""
+        if not certificate:
+            return explain_tls_error(error, host=self._host, port=self._port)
+        return certificate_refused(
+            error, name=self._name, certificate=certificate, now=dt.datetime.now(dt.UTC)
+        )
+
+    async def _presented(self, address: Address) -> bytes:
+        sock, _ = await dial(
+            [address], self._port, host=self._host, prepare=self._prepare
+        )
+        stream = self._wrap(sock, client_context(TrustPolicy(insecure=True)))
+        try:
+            await stream.handshake()
+            return stream.certificate
+        finally:
+            stream.close(polite=False)
+
+
+def _address_of(text: str) -> Address:
+    return ipaddress.ip_address(text)
