@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
@@ -313,7 +313,7 @@ class Host:
             raise errors[0]
 
     @contextlib.contextmanager
-    def _collecting(self, errors: list[HostError]) -> Iterator[None]:
+    def _collecting(self, errors: list[HostError]) -> Generator[None]:
         try:
             yield
         except HostError as error:

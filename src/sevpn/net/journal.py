@@ -24,7 +24,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -191,7 +191,7 @@ class TunnelLock:
 
 
 @contextlib.contextmanager
-def shared_lock(run_folder: Path) -> Iterator[None]:
+def shared_lock(run_folder: Path) -> Generator[None]:
     """Hold what all tunnels of the host share, for the length of a block.
 
     Raises:
