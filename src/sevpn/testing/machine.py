@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines for tests: a network and a file system of its own each, on one host.
+
+Layer: testing. Runs in: any thread of a test; needs root.
+
+A :class:`Machine` is a process that does nothing but hold a network namespace and
+a mount namespace. What is started on it sees an empty network with `lo` up, an
+empty /run, and an /etc and a /var that it may change: changes go to memory and
+are gone with the machine. /etc/resolv.conf is a plain file with one name server.
+
+    veth:   client ── 192.0.2.2 ═══ 192.0.2.1 ── server
+
+Several programs share a machine, as `sevpn up` and `sevpn status` do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+__all__ = ["Finished", "Machine", "Snapshot", "connect", "eventually"]
+
+_SETUP: Final = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/memory/etc /run/memory/etc.work /run/memory/var /run/memory/var.work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/memory/etc,workdir=/run/memory/etc.work overlay /etc
+mount -t overlay -o lowerdir=/var,upperdir=/run/memory/var,workdir=/run/memory/var.work overlay /var
+rm -f /etc/resolv.conf
+printf 'nameserver 192.0.2.53\\nsearch lab.test\\n' > /etc/resolv.conf
+ip link set lo up
+sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+echo ready
+exec sleep 100000
+"""
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that has ended."""
+
+    code: int
+    """Exit code; negative: the signal."""
+
+    out: str
+    """What it wrote to standard output."""
+
+    err: str
+    """What it wrote to standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a machine's network looks like, for "the host is left as it was"."""
+
+    links: tuple[str, ...]
+    """Names of interfaces."""
+
+    addresses: tuple[str, ...]
+    """`interface address/prefix`, link-local ones apart."""
+
+    routes: tuple[str, ...]
+    """Routes of all tables, as `ip route` writes them."""
+
+    rules: tuple[str, ...]
+    """Policy rules."""
+
+    resolv_conf: str
+    """What /etc/resolv.conf is: kind and text."""
+
+    leftovers: tuple[str, ...]
+    """Files of sevpn below /run/sevpn and /etc."""
+
+
+def eventually(
+    check: Callable[[], Any], *, within_s: float = 10.0, what: str = "it"
+) -> Any:
+    """Return the first true answer of *check*.
+
+    Raises:
+        AssertionError: None came in time.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        if answer := check():
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {within_s:g} s")
+        time.sleep(0.02)
+
+
+class Machine:
+    """A host of its own; see the module. Close it, or use it in a `with`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"{name}-{secrets.token_hex(3)}"
+        self._children: list[subprocess.Popen[str]] = []
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", _SETUP],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": _PATH, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != "ready\n":
+            _, reason = self._holder.communicate()
+            raise OSError(f"no private machine can be made here: {reason.strip()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the namespaces."""
+        return self._holder.pid
+
+    def close(self) -> None:
+        """End what was started here, and the machine."""
+        for child in reversed(self._children):
+            end(child)
+        self._children.clear()
+        self._holder.kill()
+        self._holder.communicate()
+
+    # --- programs ---
+
+    def popen(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> subprocess.Popen[str]:
+        """Start a program here; it is ended with the machine at the latest."""
+        environment = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
+        environment |= _coverage_settings()
+        options: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "start_new_session": True,
+        }
+        child: subprocess.Popen[str] = subprocess.Popen(
+            [*self._enter(), *map(str, argv)],
+            env=environment | dict(env or {}),
+            **(options | settings),
+        )
+        self._children.append(child)
+        return child
+
+    def run(
+        self,
+        *argv: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 30.0,
+        text: str | None = None,
+    ) -> Finished:
+        """Run a program to its end.
+
+        Raises:
+            AssertionError: It did not end in time; it is ended then.
+        """
+        settings = {} if text is None else {"stdin": subprocess.PIPE}
+        child = self.popen(argv, env=env, **settings)
+        try:
+            out, err = child.communicate(text, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            end(child, signal.SIGKILL)
+            out, err = child.communicate()
+            raise AssertionError(
+                f"{argv} took longer than {timeout_s:g} s:\n{out}\n{err}"
+            ) from None
+        finally:
+            self._children.remove(child)
+        return Finished(child.returncode, out, err)
+
+    def check(self, *argv: str | Path, **settings: Any) -> str:
+        """Run a program that must succeed, and return its output."""
+        done = self.run(*argv, **settings)
+        assert done.code == 0, f"{argv}: exit {done.code}\n{done.out}{done.err}"
+        return done.out
+
+    def sh(self, script: str, **settings: Any) -> str:
+        """Run a shell script that must succeed, and return its output."""
+        return self.check("sh", "-ec", script, **settings)
+
+    def python(self, script: str, *argv: str, **settings: Any) -> str:
+        """Run a Python script that must succeed, and return its output."""
+        return self.check(sys.executable, "-c", script, *argv, **settings)
+
+    def _enter(self) -> list[str]:
+        return [
+            "nsenter",
+            f"--net=/proc/{self.pid}/ns/net",
+            f"--mount=/proc/{self.pid}/ns/mnt",
+            f"--wd={Path.cwd()}",
+            "--",
+        ]
+
+    # --- questions ---
+
+    def ip(self, *words: str) -> list[dict[str, Any]]:
+        """Return what `ip -j WORDS` says."""
+        answer: list[dict[str, Any]] = json.loads(
+            self.check("ip", "-j", *words) or "[]"
+        )
+        return answer
+
+    def pings(self, address: str, *, count: int = 1, wait_s: float = 1.0) -> bool:
+        """Whether *address*, an IPv4 one, answers one of *count* ICMP echoes."""
+        done = self.run(sys.executable, "-c", _PING, address, str(count), f"{wait_s:g}")
+        return done.code == 0
+
+    def read(self, path: str) -> str:
+        """Return a file's text as this machine sees it."""
+        return self.check("cat", path)
+
+    def write(self, path: str, text: str, *, mode: str = "600") -> None:
+        """Write a file on this machine."""
+        self.check(
+            "sh",
+            "-ec",
+            'mkdir -p "$(dirname "$1")"; umask 077; cat > "$1"; chmod "$2" "$1"',
+            "write",
+            path,
+            mode,
+            text=text,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Return what the network and sevpn's files look like."""
+        return Snapshot(
+            links=tuple(sorted(link["ifname"] for link in self.ip("link"))),
+            addresses=tuple(self._addresses()),
+            routes=tuple(
+                sorted(
+                    " ".join(line.split())
+                    for family in ("-4", "-6")
+                    for line in self.check(
+                        "ip", family, "route", "show", "table", "all"
+                    ).splitlines()
+                    if " fe80:" not in line
+                    and not line.startswith(("fe80:", "multicast", "anycast", "ff00"))
+                )
+            ),
+            rules=tuple(self.check("ip", "rule").splitlines()),
+            resolv_conf=self.sh(
+                'stat -c "%F %a" /etc/resolv.conf; readlink /etc/resolv.conf || true; cat /etc/resolv.conf'
+            ),
+            leftovers=tuple(
+                self.sh(
+                    "find /run/sevpn -type f -o -type s 2>/dev/null || true;"
+                    "find /etc -maxdepth 1 -name '.resolv.conf*' 2>/dev/null || true"
+                ).split()
+            ),
+        )
+
+    def _addresses(self) -> Generator[str]:
+        for link in self.ip("address"):
+            for address in link["addr_info"]:
+                if address["scope"] != "link":
+                    yield f"{link['ifname']} {address['local']}/{address['prefixlen']}"
+
+
+_PING: Final = """
+import socket, struct, sys, time
+address, count, wait_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+for number in range(count):
+    head = struct.pack("!BBHHH", 8, 0, 0, 77, number)
+    total = sum(struct.unpack("!4H", head))
+    check = ~(total + (total >> 16)) & 0xFFFF
+    try:
+        sock.sendto(struct.pack("!BBHHH", 8, 0, check, 77, number), (address, 0))
+    except OSError:
+        time.sleep(wait_s)
+        continue
+    deadline = time.monotonic() + wait_s
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            data, (source, _) = sock.recvfrom(2048)
+        except TimeoutError:
+            break
+        size = (data[0] & 15) * 4
+        if source == address and data[size] == 0 and data[size + 4:size + 6] == b"\\0M":
+            sys.exit(0)
+sys.exit(1)
+"""
+
+
+def connect(
+    one: Machine,
+    other: Machine,
+    *,
+    interface: str = "eth0",
+    addresses: tuple[str, str] = ("192.0.2.2/24", "192.0.2.1/24"),
+) -> None:
+    """Join two machines by a cable."""
+    subprocess.run(
+        [
+            *("ip", "link", "add", interface, "netns", str(one.pid), "type", "veth"),
+            *("peer", "name", interface, "netns", str(other.pid)),
+        ],
+        check=True,
+    )
+    for machine, address in zip((one, other), addresses, strict=True):
+        machine.sh(f"ip addr add {address} dev {interface}; ip link set {interface} up")
+
+
+def end(child: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
+    """End a process and those of its session; return its exit code."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
+    return child.returncode
+
+
+def _coverage_settings() -> dict[str, str]:
+    """Let programs under test be measured when the tests are."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(("COVERAGE_", "COV_CORE_"))
+    }
