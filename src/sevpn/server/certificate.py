@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's certificate: given as PEM, or made at start.
+
+Layer: server. Runs in: the event loop, before the server starts.
+
+The one module of the server that knows `cryptography`. Real servers make a
+self-signed RSA certificate with no subjectAltName; ours has one, so that it can
+stand behind `--ca` as well as behind `--pin`. The key is RSA because official
+clients read nothing else.
+
+Source: docs/reference/protocol.md#tls.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import ipaddress
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sevpn.errors import ConfigError
+
+__all__ = ["Identity", "load_identity", "make_identity", "server_context"]
+
+_KEY_BITS: Final = 2048
+_DAY: Final = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate and its key."""
+
+    certificate_pem: bytes
+    """The leaf, and whatever chain follows it."""
+
+    key_pem: bytes = field(repr=False)
+    """The key, without a pass phrase."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the leaf's DER: 64 lower-case hex digits."""
+        text = self.certificate_pem.decode("ascii")
+        first = text[: text.index("-----END CERTIFICATE-----")]
+        first = first[first.index("-----BEGIN CERTIFICATE-----") :]
+        der = ssl.PEM_cert_to_DER_cert(first + "-----END CERTIFICATE-----\n")
+        return hashlib.sha256(der).hexdigest()
+
+
+def make_identity(
+    names: Sequence[str] = ("localhost",),
+    *,
+    valid_from: dt.datetime | None = None,
+    valid_days: float = 3650,
+) -> Identity:
+    """Make a self-signed certificate and its key.
+
+    Takes some 100 ms, for the key.
+
+    Args:
+        names: Host names and addresses it is for; the first is its common name.
+            None is allowed: then there is no subjectAltName.
+        valid_from: When it begins to be valid; by default yesterday.
+        valid_days: For how long; a past end makes an expired certificate.
+    """
+    from cryptography import x509  # noqa: PLC0415 - costs memory that not every caller of the package has
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415 - likewise
+    from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415 - likewise
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    begin = valid_from or dt.datetime.now(dt.UTC) - _DAY
+    common = names[0] if names else "sevpn"
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common[:64])])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + valid_days * _DAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    if names:
+        entries = [_general_name(name) for name in names]
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(entries), critical=False
+        )
+    certificate = builder.sign(key, hashes.SHA256())
+    return Identity(
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
+        key_pem=key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def load_identity(certificate: Path, key: Path | None = None) -> Identity:
+    """Read a certificate and its key.
+
+    Args:
+        certificate: PEM.
+        key: PEM of the key, where it does not stand in the same file.
+
+    Raises:
+        ConfigError: A file cannot be read, or holds no certificate.
+    """
+    chain = _read(certificate)
+    identity = Identity(chain, chain if key is None else _read(key))
+    try:
+        _ = identity.sha256
+    except ValueError as error:
+        raise ConfigError(f"{certificate} holds no certificate in PEM form") from error
+    return identity
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """Return the TLS settings of a server with that certificate.
+
+    As real servers, it gives out no session tickets and asks for no certificate.
+
+    Raises:
+        ConfigError: OpenSSL does not take the certificate with the key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    # OpenSSL reads files only; this one has no name and never reaches a disk.
+    number = os.memfd_create("sevpn-identity")
+    try:
+        os.write(number, identity.key_pem + b"\n" + identity.certificate_pem)
+        context.load_cert_chain(f"/proc/self/fd/{number}")
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"the certificate cannot be used ({error.reason}): its key must belong to it and have no pass phrase"
+        ) from error
+    finally:
+        os.close(number)
+    return context
+
+
+def _general_name(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of the lazy import
+    from cryptography import x509  # noqa: PLC0415 - see make_identity
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error

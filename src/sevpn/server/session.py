@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One session of the embedded server: a port of a hub, with connections.
+
+Layer: server. Runs in: the event loop.
+
+                     login                    connection lost, cut or silent
+    (nothing) ───────────────> connected ───────────────────────────────> ghost
+                                   ^                                        │ │
+                                   └────────── additional_connect ──────────┘ │
+    (nothing) <──── nothing heard for the time-out, or disconnect ────────────┘
+
+A ghost keeps its name, its entries in the hub's tables and its key for the rest of
+the time-out, since there is no way to log out. It does not count against
+MultiLogins, while a session whose client has vanished without a FIN does: its
+connection still stands.
+
+Source: docs/reference/protocol.md#session; SoftEtherVPN, Cedar/Session.c,
+SessionMain(); Cedar/Connection.c, ConnectionReceive() and ConnectionSend().
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, assert_never, cast
+
+from sevpn.dataplane.buffers import BlockCutter, join_batch
+from sevpn.errors import RemoteProtocolError
+from sevpn.log import get_logger
+from sevpn.protocol.messages import SESSION_KEY_SIZE
+from sevpn.protocol.session import (
+    CloseConnection,
+    EndSession,
+    SendKeepAlive,
+    SessionTimers,
+)
+from sevpn.server.faults import Faults
+from sevpn.server.hub import FrameBytes, Hub, Port
+from sevpn.server.login import Granted
+from sevpn.server.stream import Stream
+from sevpn.wire.block import FULL_BATCH, encode_keepalive
+
+__all__ = ["Session", "SessionCounters"]
+
+log = get_logger(__name__)
+
+_QUOTA: Final = 2_560_000
+_SMALLEST_QUOTA: Final = 320_000
+_SMALLEST_BULK: Final = 34
+
+
+@dataclass(slots=True)
+class SessionCounters:
+    """Totals of one session."""
+
+    received_frames: int = 0
+    """Frames from the client."""
+
+    received_bytes: int = 0
+    """Their bytes."""
+
+    sent_frames: int = 0
+    """Frames to the client."""
+
+    sent_bytes: int = 0
+    """Their bytes, sizes of blocks included."""
+
+    dropped_frames: int = 0
+    """Frames to the client that were lost: no connection, or too much waiting."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One connection of the session."""
+
+    number: int
+    stream: Stream
+    cutter: BlockCutter = field(default_factory=BlockCutter)
+
+
+class Session(Port):
+    """The session.
+
+    Args:
+        name: As `SID-ALICE-1`.
+        granted: What the login decided.
+        hub: What it is plugged into, by :meth:`join`'s caller.
+        faults: What goes wrong.
+        clock: Seconds on a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        granted: Granted,
+        hub: Hub,
+        *,
+        faults: Faults,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name, granted.policy)
+        self.user = granted.user.name
+        """Whose it is."""
+        self.hub_name = granted.hub
+        """Which hub it is on."""
+        self.client = granted.client
+        """What the client says it is."""
+        self.unique_id = granted.unique_id
+        """16 bytes of the client's installation, or none."""
+        self.key = secrets.token_bytes(SESSION_KEY_SIZE)
+        """Lets further connections join; a secret."""
+        self.max_connections = granted.max_connections
+        """How many it may have."""
+        self.timeout_s = float(granted.policy.timeout_s)
+        """Seconds of silence after which it ends."""
+        self.is_over = False
+        """Whether it has ended."""
+        self.counters = SessionCounters()
+        """Totals."""
+        self._hub = hub
+        self._faults = faults
+        self._clock = clock
+        self._timers = SessionTimers(timeout_s=self.timeout_s, now=clock())
+        self._connections: dict[int, _Connection] = {}
+        self._made_count = 0
+        # Connections that count and are not there: the first one, until it joins; and
+        # those of a vanished client, which the server does not know are dead.
+        self._phantoms = 1
+        self._quota = max(_QUOTA // self.max_connections, _SMALLEST_QUOTA)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name}>"
+
+    @property
+    def connection_count(self) -> int:
+        """Its connections, as far as the server knows."""
+        return len(self._connections) + self._phantoms
+
+    @property
+    def peers(self) -> tuple[tuple[str, int], ...]:
+        """Address and port of the client, per connection."""
+        return tuple(
+            connection.stream.peer for connection in self._connections.values()
+        )
+
+    # --- connections ------------------------------------------------------------
+
+    def join(self, stream: Stream, trailing: bytes) -> None:
+        """Take a connection whose handshake is done.
+
+        Args:
+            stream: The connection; the session owns it from here on.
+            trailing: What was read past the handshake.
+        """
+        if self.is_over:
+            stream.close()
+            return
+        self._made_count += 1
+        number = self._made_count
+        self._phantoms = 0
+        connection = _Connection(number, stream)
+        self._connections[number] = connection
+        self._timers.added(number, self._clock())
+        stream.start(
+            lambda data: self._received(connection, data),
+            lambda cause: self._lost(connection, cause),
+        )
+        if self._faults.is_pausing_reads:
+            stream.pause()
+        if trailing:
+            self._received(connection, trailing)
+        self.tick()
+
+    def cut(self, *, reset: bool = True, is_noticed: bool = True) -> None:
+        """End the connections; the session becomes a ghost.
+
+        Args:
+            reset: With RST instead of FIN.
+            is_noticed: Whether the server knows; if not, the ghost counts against
+                MultiLogins until the time-out, as after a client's power cut.
+        """
+        if is_noticed:
+            self._phantoms = 0
+        for connection in tuple(self._connections.values()):
+            connection.stream.close(reset=reset)
+            self._connections.pop(connection.number)
+            if is_noticed:
+                self._timers.removed(connection.number)
+            else:
+                self._phantoms += 1
+
+    def end(self) -> None:
+        """End the session for good, with FIN and without a reason."""
+        self.is_over = True
+        self.cut(reset=False)
+
+    def set_reading(self, *, is_reading: bool) -> None:
+        """Stop or go on reading what the client sends."""
+        for connection in self._connections.values():
+            if is_reading:
+                connection.stream.resume()
+            else:
+                connection.stream.pause()
+
+    def write_raw(self, data: bytes) -> None:
+        """Send bytes that need not be a batch, on the youngest connection."""
+        for connection in tuple(self._connections.values())[-1:]:
+            connection.stream.write(data)
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        cutter = connection.cutter
+        try:
+            cutter.feed(data)
+        except RemoteProtocolError as error:
+            connection.stream.close()
+            self._lost(connection, str(error))
+            return
+        if cutter.has_items:
+            self._timers.received(connection.number, self._clock())
+        bulk, others = cutter.tcp_frames, cutter.others
+        if not bulk and not others:
+            return
+        counters = self.counters
+        counters.received_frames += len(bulk) + len(others)
+        counters.received_bytes += len(data)
+        if not self._faults.drops_frames and not self.is_over:
+            self._hub.forward(self, others, bulk)
+
+    def _lost(self, connection: _Connection, cause: str) -> None:
+        if self._connections.pop(connection.number, None) is None:
+            return
+        self._timers.removed(connection.number)
+        log.debug("connection lost", session=self.name, cause=cause)
+
+    # --- frames -----------------------------------------------------------------
+
+    def deliver(self, frames: Sequence[FrameBytes]) -> None:
+        """Send frames to the client; what finds no room is lost, as behind a real server."""
+        counters = self.counters
+        # The youngest, as the original chooses.
+        connection = next(reversed(self._connections.values()), None)
+        if connection is None or self._faults.drops_frames:
+            counters.dropped_frames += len(frames)
+            return
+        stream = connection.stream
+        for start in range(0, len(frames), FULL_BATCH):
+            piece = frames[start : start + FULL_BATCH]
+            if stream.pending_bytes >= self._quota:
+                counters.dropped_frames += len(piece)
+                continue
+            # The cast: views are joined just as bytes are.
+            batch = join_batch(cast("Sequence[bytes]", piece), list(map(len, piece)))
+            counters.sent_frames += len(piece)
+            counters.sent_bytes += len(batch)
+            stream.write(batch)
+
+    # --- time -------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`tick` wants to be called."""
+        return self._timers.next_deadline()
+
+    def tick(self) -> None:
+        """Send keep-alives and end what is silent; afterwards :attr:`is_over` may be true."""
+        for action in self._timers.handle_deadline(self._clock()):
+            match action:
+                case SendKeepAlive(number):
+                    self._keep_alive(number)
+                case CloseConnection(number, error):
+                    self._close_silent(number, str(error))
+                case EndSession():
+                    self.end()
+                case _:
+                    assert_never(action)
+
+    def _keep_alive(self, number: int) -> None:
+        connection = self._connections.get(number)
+        if connection is not None and not self._faults.are_keepalives_silent:
+            filler = secrets.token_bytes(secrets.randbelow(512))
+            connection.stream.write(encode_keepalive(filler))
+
+    def _close_silent(self, number: int, cause: str) -> None:
+        connection = self._connections.pop(number, None)
+        if connection is None:
+            self._phantoms = max(0, self._phantoms - 1)
+        else:
+            connection.stream.close()
+            log.debug("connection is silent", session=self.name, cause=cause)
