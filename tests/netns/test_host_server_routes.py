@@ -12,7 +12,7 @@ import pytest
 
 from sevpn.net.host import Host
 from sevpn.net.rtnetlink import Netlink
-from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed
+from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed, wait_until_up
 from sevpn.wire.ethernet import MacAddress
 
 pytestmark = pytest.mark.netns
@@ -155,6 +155,7 @@ def test_the_route_follows_a_link_that_loses_its_carrier(tmp_path: Path) -> None
 
     assert ours() == ["203.0.113.7 via 198.51.100.1 dev wlan0"]
     ip("link set eth0-peer up")
+    wait_until_up("eth0", "eth0-peer")
     host.repin()
     assert ours() == ["203.0.113.7 via 192.0.2.1 dev eth0"]
     host.undo()

@@ -144,21 +144,27 @@ class Host:
         """
         if not self._lock.take():
             raise self._is_running(self._journal.read())
-        with shared_lock(self._run):
-            if self._tap is None and any(
-                alias.tunnel == self._tunnel
-                for alias in self._netlink.find().tunnels().values()
-            ):
-                raise self._is_running(
-                    None
-                )  # its lock was deleted, its TAP shows that it lives
-            return clean_dead(
-                self._netlink,
-                self._run,
-                self._resolv_conf,
-                mine=self._tunnel,
-                checkpoint=self._checkpoint,
-            )
+        try:
+            with shared_lock(self._run):
+                self._refuse_if_tap_lives()
+                return clean_dead(
+                    self._netlink,
+                    self._run,
+                    self._resolv_conf,
+                    mine=self._tunnel,
+                    checkpoint=self._checkpoint,
+                )
+        except BaseException:
+            if self._tap is None:
+                self._netlink.close()
+                self._lock.remove()
+            raise
+
+    def _refuse_if_tap_lives(self) -> None:
+        """Know a running tunnel of our name by its TAP: its lock may have been deleted."""
+        living = self._netlink.find().tunnels().values()
+        if self._tap is None and any(alias.tunnel == self._tunnel for alias in living):
+            raise self._is_running(None)
 
     def _is_running(self, record: Record | None) -> HostError:
         process = (

@@ -218,7 +218,17 @@ def shared_lock(run_folder: Path) -> Generator[None]:
     try:
         yield
     finally:
+        if _is_same_file(descriptor, run_folder / "lock"):
+            _remove_if_unused(run_folder)
         os.close(descriptor)
+
+
+def _remove_if_unused(run_folder: Path) -> None:
+    """Delete the shared lock and the folder when no tunnel is left; called with the lock held."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in run_folder.iterdir()] == ["lock"]:
+            (run_folder / "lock").unlink()
+            run_folder.rmdir()
 
 
 def tunnel_folders(run_folder: Path) -> list[Path]:

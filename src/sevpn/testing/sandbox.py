@@ -19,16 +19,19 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec
 
-__all__ = ["add_uplink", "ip", "ip_json", "mount", "sandboxed"]
+__all__ = ["add_uplink", "ip", "ip_json", "mount", "sandboxed", "wait_until_up"]
 
 P = ParamSpec("P")
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWNET: Final = 0x40000000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+
+_SETTLE_S: Final = 5.0
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -90,10 +93,22 @@ def add_uplink(
         ip(f"link add {name} type veth peer name {name}-peer")
         ip(f"link set {name}-peer up")
         ip(f"link set {name} up")
+        wait_until_up(name, f"{name}-peer")
     ip(f"address add {address} dev {name}" + (" nodad" if version else ""))
     if gateway is not None:
         wanted = f" metric {metric}" if metric else ""
         ip(f"{version}route add default via {gateway} dev {name}{wanted}")
+
+
+def wait_until_up(*names: str) -> None:
+    """Wait until the kernel's worker has noticed the carriers: it takes milliseconds."""
+    deadline = time.monotonic() + _SETTLE_S
+    while any(
+        link["operstate"] != "UP" for link in ip_json("link") if link["ifname"] in names
+    ):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{' and '.join(names)} did not come up")
+        time.sleep(0.002)
 
 
 def mount(

@@ -199,26 +199,24 @@ class ResolvConf:
         _sync_folder(self._path.parent)
 
     def _cannot(self, verb: str, error: OSError) -> HostError:
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            return PrivilegeError(
-                f"no permission to {verb} {self._path}: run sevpn with sudo, or leave names alone with --dns-mode off",
-                operation=f"{verb}-resolver",
-            )
+        operation = f"{verb}-resolver"
         hint = (
             "leave names alone with --dns-mode off"
             if verb == "write"
             else "check its name servers by hand"
         )
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            if os.geteuid() == 0:
+                hint = f"is it immutable (`lsattr {self._path}`)? Else {hint}"
+            else:
+                hint = f"run sevpn with sudo, or {hint}"
+            return PrivilegeError(
+                f"no permission to {verb} {self._path}: {hint}", operation=operation
+            )
+        reason = "it is read-only" if error.errno == errno.EROFS else error.strerror
         return HostError(
-            f"cannot {verb} {self._path}: {_reason(error)}; {hint}",
-            operation=f"{verb}-resolver",
+            f"cannot {verb} {self._path}: {reason}; {hint}", operation=operation
         )
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EROFS:
-        return "it is read-only"
-    return error.strerror or "unknown error"
 
 
 def _read(path: Path) -> bytes | None:
@@ -228,9 +226,10 @@ def _read(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
         content = file.read(_MAX_SIZE + 1)
     return content if len(content) <= _MAX_SIZE else None
 
