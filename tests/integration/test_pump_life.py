@@ -302,6 +302,24 @@ def test_a_crash_without_a_session_ends_the_thread_and_says_so() -> None:
         rig.pump.inject([FRAME])
 
 
+def test_a_listener_that_fails_ends_the_thread_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_error: SevpnError) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    with PumpRig() as rig, caplog.at_level(logging.ERROR):
+        rig.pump._on_lost = fail
+        far = rig.attach()
+        far.socket.close()
+        rig.pump._thread.join(5.0)
+
+        assert "the data thread died of a bug" in caplog.text
+        assert far.stream.was_polite is False
+        with pytest.raises(LocalProtocolError, match="not running"):
+            rig.attach()
+
+
 def test_a_second_session_at_once_is_our_mistake() -> None:
     with PumpRig() as rig:
         rig.attach()

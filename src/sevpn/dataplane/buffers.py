@@ -60,14 +60,14 @@ _LONGEST_ITEM: Final = 4 + MAX_BLOCK_SIZE
 """Bytes of the longest thing that is read in one piece: a block with its size."""
 
 
-def join_batch(frames: Sequence[bytes], sizes: Sequence[int]) -> bytes:
+def join_batch(frames: Sequence[bytes | memoryview], sizes: Sequence[int]) -> bytes:
     """Join *frames* to one batch: `wire.block.encode_batch` without its checks.
 
     Args:
         frames: At most 128 frames of 14 to 1600 bytes.
         sizes: The length of each: the caller knows them already.
     """
-    parts = [b""] * (1 + 2 * len(frames))
+    parts: list[bytes | memoryview] = [b""] * (1 + 2 * len(frames))
     parts[0] = _WORDS[len(frames)]
     parts[1::2] = map(_WORDS.__getitem__, sizes)
     parts[2::2] = frames

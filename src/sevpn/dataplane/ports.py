@@ -58,8 +58,9 @@ class SecureStream(Protocol):
     def read_available(self, limit: int, /) -> bytes | memoryview:
         """Return up to *limit* bytes that are here, or none.
 
-        The result is not changed by later calls. An empty one means that nothing
-        is here until the descriptor becomes readable again.
+        The result is not changed by later calls. Less than *limit* means that
+        nothing is held back: what else there is waits in the kernel, and the
+        descriptor is readable if there is anything.
 
         Raises:
             TransportError: The stream ended or broke.

@@ -249,6 +249,8 @@ class Pump:
         try:
             while not self._is_stopping:
                 self._turn_safely()
+        except Exception as error:  # noqa: BLE001 - the top of the thread
+            log.exception("the data thread died of a bug", cause=error)
         finally:
             self._end()
 
@@ -346,10 +348,10 @@ class Pump:
         until = time.monotonic() + _GOODBYE_S
         for link in self._links.values():
             self._send_injected(link)
-            while (
-                not link.stream.flush() and (patience_s := until - time.monotonic()) > 0
-            ):
-                select.select((), (link.fd,), (), patience_s)
+            poll = select.poll()
+            poll.register(link.fd, select.POLLOUT)
+            while not link.stream.flush() and (room_s := until - time.monotonic()) > 0:
+                poll.poll(room_s * 1000)
 
     def _close(self, link: _Link, *, polite: bool) -> None:
         del self._links[link.fd]
@@ -380,7 +382,8 @@ class Pump:
     def _receive(self, link: _Link, timers: SessionTimers, now: float) -> bool:
         """Take one chunk from a connection; say whether the host was given frames."""
         chunk = link.leftover or link.stream.read_available(_CHUNK_BYTES)
-        link.may_have_more = bool(chunk)
+        # A shorter chunk is all there was; epoll knows of what comes next.
+        link.may_have_more = bool(link.leftover) or len(chunk) >= _CHUNK_BYTES
         link.leftover = b""
         if not chunk:
             return False
