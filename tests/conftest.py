@@ -1,20 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share.
+"""What all tests share: who may run, and what must not be left behind.
 
-A law is tried on many examples, and on a busy machine any one of them may be
-slow for once: hypothesis must not call that a failure. `timeout` of the pytest
-settings ends a test that really hangs. With CI in the environment hypothesis
-takes its own profile, which tries the same examples in every run.
+A test that cannot run here is skipped with its reason, which the closing summary
+shows. In CI there is no such thing: the reason is a failure.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+import pytest
 
-settings.register_profile(
-    "local", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-if "CI" not in os.environ:
-    settings.load_profile("local")
+from sevpn.testing.peers import missing_peers
+
+
+def _obstacle(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("netns") and os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    if item.get_closest_marker("netns") and not Path("/dev/net/tun").exists():
+        return "needs /dev/net/tun: modprobe tun"
+    if item.get_closest_marker("interop"):
+        return missing_peers()
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reason = _obstacle(item)
+    if reason is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"cannot run in CI: {reason}", pytrace=False)
+    pytest.skip(reason)

@@ -313,19 +313,21 @@ def connect(
     one: Machine,
     other: Machine,
     *,
-    interface: str = "eth0",
+    interfaces: tuple[str, str] = ("eth0", "eth0"),
     addresses: tuple[str, str] = ("192.0.2.2/24", "192.0.2.1/24"),
 ) -> None:
-    """Join two machines by a cable."""
+    """Join two machines by a cable; an empty address leaves its end without one."""
     subprocess.run(
         [
-            *("ip", "link", "add", interface, "netns", str(one.pid), "type", "veth"),
-            *("peer", "name", interface, "netns", str(other.pid)),
+            *("ip", "link", "add", interfaces[0], "netns", str(one.pid)),
+            *("type", "veth", "peer", "name", interfaces[1], "netns", str(other.pid)),
         ],
         check=True,
     )
-    for machine, address in zip((one, other), addresses, strict=True):
-        machine.sh(f"ip addr add {address} dev {interface}; ip link set {interface} up")
+    for machine, name, address in zip((one, other), interfaces, addresses, strict=True):
+        if address:
+            machine.sh(f"ip addr add {address} dev {name}")
+        machine.sh(f"ip link set {name} up")
 
 
 def end(child: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:

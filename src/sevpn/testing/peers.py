@@ -240,7 +240,7 @@ class OfficialClient:
         hub: str,
         user: str,
         password: str,
-        details: str = "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:yes /NOUDPACCEL:yes",
+        details: str = "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:yes /DISABLEUDP:yes",
     ) -> str:
         """Connect, and return the name of the interface."""
         self.command("NicCreate se0")

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's network with clients on it, and sevpn run on them.
+
+Layer: testing. Runs in: any thread of a test; needs root.
+
+    server ── br0 192.0.2.1/24 ──┬── eth0 192.0.2.N/24 ── client
+                                 └── … one cable per client
+
+Each client's default route leads to the server's machine, as to a router.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sevpn.testing.machine import Finished, Machine, connect, end, eventually
+from sevpn.testing.peers import SoftEtherServer
+
+__all__ = ["SERVER", "Client", "Hub", "Network", "Up"]
+
+SERVER: Final = "192.0.2.1"
+"""The server's address on the outer network."""
+
+_SEVPN: Final = Path(sys.executable).with_name("sevpn")
+
+
+class Network:
+    """The outer network: a machine for the server, and cables to clients."""
+
+    def __init__(self) -> None:
+        self.server = Machine("server")
+        self._numbers = itertools.count(2)
+        self.server.sh(
+            f"ip link add br0 type bridge; ip addr add {SERVER}/24 dev br0; ip link set br0 up;"
+            "ip addr add 203.0.113.1/32 dev lo"
+        )
+
+    def close(self) -> None:
+        """Remove the server's machine; clients are closed by who made them."""
+        self.server.close()
+
+    @contextlib.contextmanager
+    def client(self, *, default_metric: int | None = 100) -> Generator[Client]:
+        """Make a client's machine, joined to the network.
+
+        Args:
+            default_metric: Metric of its default route; `None`: it has none.
+        """
+        number = next(self._numbers) % 250 + 2
+        with Machine("client") as machine:
+            connect(
+                machine,
+                self.server,
+                interfaces=("eth0", f"c{number}"),
+                addresses=(f"192.0.2.{number}/24", ""),
+            )
+            self.server.sh(f"ip link set c{number} master br0")
+            if default_metric is not None:
+                machine.sh(f"ip route add default via {SERVER} metric {default_metric}")
+            yield Client(machine)
+
+
+@dataclass
+class Hub:
+    """A hub of the real server, of one test alone."""
+
+    server: SoftEtherServer
+    """Which server."""
+
+    name: str
+    """The hub's name."""
+
+    pin: str
+    """The server's certificate, as `--pin` takes it."""
+
+    @property
+    def target(self) -> str:
+        """What `up` takes."""
+        return f"{SERVER}/{self.name}"
+
+    def user(self, name: str, password: str | None = "secret", **policy: str  # noqa: S107 - of a lab) -> None:
+        """Make a user, anonymous without a password."""
+        self.server.create_user(self.name, name, password=password)
+        self.server.set_policy(self.name, name, **policy)
+
+
+@dataclass
+class Up:
+    """A running `sevpn up`."""
+
+    client: Client
+    """Where it runs."""
+
+    process: subprocess.Popen[str]
+    """The process."""
+
+    name: str
+    """The tunnel's name."""
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document of this tunnel; `{}` when it does not answer."""
+        done = self.client.sevpn("status", self.name, "--json")
+        status: dict[str, Any] = json.loads(done.out) if done.code == 0 else {}
+        return status
+
+    def wait(
+        self, state: str = "connected", *, within_s: float = 15.0
+    ) -> dict[str, Any]:
+        """Wait until the tunnel is in *state*, and return its status.
+
+        Raises:
+            AssertionError: It is not in time, or the process has ended.
+        """
+
+        def check() -> dict[str, Any] | None:
+            if self.process.poll() is not None:
+                out, err = self.process.communicate()
+                raise AssertionError(
+                    f"sevpn up ended with {self.process.returncode}:\n{out}\n{err}"
+                )
+            status = self.status()
+            return status if status.get("state") == state else None
+
+        found: dict[str, Any] = eventually(
+            check, within_s=within_s, what=f"state {state}"
+        )
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> Finished:
+        """Send a signal and wait for the end."""
+        if self.process.poll() is None:
+            # The process under nsenter is the leader's only child-in-place: nsenter execs.
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=20)
+        return Finished(self.process.returncode, out, err)
+
+
+@dataclass
+class Client:
+    """A machine with sevpn on it."""
+
+    machine: Machine
+    """The machine."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    """More of sevpn's environment."""
+
+    def sevpn(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 30.0,
+        text: str | None = None,
+    ) -> Finished:
+        """Run sevpn to its end."""
+        return self.machine.run(
+            _SEVPN,
+            *arguments,
+            env=self.environment | dict(env or {}),
+            timeout_s=timeout_s,
+            text=text,
+        )
+
+    @contextlib.contextmanager
+    def up(
+        self,
+        target: str,
+        *options: str,
+        name: str = "t",
+        password: str | None = None,
+        env: Mapping[str, str] | None = None,
+        state: str | None = "connected",
+    ) -> Generator[Up]:
+        """Run `sevpn up` and wait for *state*; it is ended with the block.
+
+        Args:
+            target: The target.
+            options: More of the command line.
+            name: The tunnel's name, unless *target* is a profile of this name.
+            password: By the environment, as a service would.
+            env: More of the environment.
+            state: What to wait for; `None`: nothing.
+        """
+        environment = self.environment | dict(env or {})
+        if password is not None:
+            environment["SEVPN_PASSWORD"] = password
+        naming = [] if target == name else ["--name", name]
+        process = self.machine.popen(
+            [_SEVPN, "up", target, *naming, *options], env=environment
+        )
+        tunnel = Up(self, process, name)
+        try:
+            if state is not None:
+                tunnel.wait(state)
+            yield tunnel
+        finally:
+            if process.poll() is None:
+                end(process)

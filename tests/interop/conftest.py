@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real SoftEther server, one for all tests of a run; a hub and a client for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from sevpn.testing.lab import Client, Hub, Network
+from sevpn.testing.peers import SoftEtherServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    made = Network()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def real_server(network: Network) -> SoftEtherServer:
+    return SoftEtherServer(network.server)
+
+
+@pytest.fixture
+def hub(real_server: SoftEtherServer) -> Iterator[Hub]:
+    """A hub with SecureNAT and a user alice with password 'secret'."""
+    name = f"HUB{next(_numbers)}"
+    real_server.create_hub(name, securenat=True)
+    made = Hub(real_server, name, real_server.certificate_sha256())
+    made.user("alice")
+    yield made
+    real_server.command(f"HubDelete {name}")
+
+
+@pytest.fixture
+def plain_hub(real_server: SoftEtherServer) -> Iterator[Hub]:
+    """A hub with nothing but a user alice with password 'secret'."""
+    name = f"HUB{next(_numbers)}"
+    real_server.create_hub(name)
+    made = Hub(real_server, name, real_server.certificate_sha256())
+    made.user("alice")
+    yield made
+    real_server.command(f"HubDelete {name}")
+
+
+@pytest.fixture
+def client(network: Network) -> Iterator[Client]:
+    with network.client() as made:
+        yield made
