@@ -87,7 +87,12 @@ class Hub:
         """What `up` takes."""
         return f"{SERVER}/{self.name}"
 
-    def user(self, name: str, password: str | None = "secret", **policy: str  # noqa: S107 - of a lab) -> None:
+    def user(
+        self,
+        name: str,
+        password: str | None = "secret",  # noqa: S107 - a user of a lab
+        **policy: str,
+    ) -> None:
         """Make a user, anonymous without a password."""
         self.server.create_user(self.name, name, password=password)
         self.server.set_policy(self.name, name, **policy)
