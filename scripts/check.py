@@ -268,10 +268,7 @@ def pytest_in(
     def run() -> Outcome:
         report = WORK / f"{folder.replace('/', '-')}.xml"
         report.unlink(missing_ok=True)
-        environ = {
-            "SEVPN_COMMAND": str(INSTALLED / "bin" / "sevpn"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        environ = {"SEVPN_COMMAND": str(INSTALLED / "bin" / "sevpn")}
         command: list[str | Path] = [PYTHON, "-m"]
         if with_coverage:
             environ["COVERAGE_FILE"] = str(WORK / "coverage")
@@ -284,10 +281,12 @@ def pytest_in(
             "-q",
             "-p",
             "no:cacheprovider",
+            "--continue-on-collection-errors",
             f"--junitxml={report}",
             *words,
         ]
         if as_root and os.geteuid() != 0 and can_sudo():
+            environ["PYTHONDONTWRITEBYTECODE"] = "1"  # root's files would stay behind
             settings = [f"{key}={value}" for key, value in environ.items()]
             command = ["sudo", "-n", "env", *settings, *command]
         status, output = run_program(command, limit_s=limit_s, environ=environ)

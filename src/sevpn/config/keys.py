@@ -12,7 +12,7 @@ and are refused in the same words:
 A profile is read strictly: `port = "443"` is an error, since TOML has numbers.
 Options and variables are texts, so there "443" is the number and "yes" is true.
 
-Source: docs/reference/profile.md.
+Source: docs/reference/profile.md#keys.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ who asks makes the difference.
     config      /etc/sevpn              $XDG_CONFIG_HOME/sevpn, else ~/.config/sevpn
     runtime     /run/sevpn              $XDG_RUNTIME_DIR/sevpn, else /run/user/UID/sevpn
 
-Source: docs/reference/files.md; XDG Base Directory Specification 0.8.
+Source: docs/reference/profile.md#files; XDG Base Directory Specification 0.8.
 """
 
 from __future__ import annotations

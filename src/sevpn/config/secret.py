@@ -19,7 +19,7 @@ base64. It is as good as the password for a login, so it is a secret too.
 A reference that cannot be read is never repeated in an error: it is probably
 the password itself, typed where its reference belongs.
 
-Source: docs/reference/secrets.md.
+Source: docs/reference/profile.md#secrets.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ profile if one of that name exists, which the caller finds out, and else a
 server. Without a port it is 443, without a hub DEFAULT, the first hub of a new
 SoftEther server.
 
-Source: docs/reference/commands.md#targets.
+Source: docs/reference/profile.md#targets.
 """
 
 from __future__ import annotations
