@@ -117,7 +117,7 @@ def run_program(
         output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 output, _ = process.communicate(timeout=15)
