@@ -249,7 +249,7 @@ class Pump:
         try:
             while not self._is_stopping:
                 self._turn_safely()
-        except Exception as error:  # noqa: BLE001 - the top of the thread
+        except Exception as error:
             log.exception("the data thread died of a bug", cause=error)
         finally:
             self._end()
