@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.pump import Pump
 from sevpn.errors import SevpnError
 from sevpn.testing.memory import MemoryPort, MemoryStream, memory_stream
@@ -98,6 +99,7 @@ class PumpRig:
 
     Args:
         port: The TAP's twin; one with default queues if omitted.
+        tap: Stands in for the port; the test is the host by other means.
         clock: The real one if omitted.
     """
 
@@ -105,6 +107,7 @@ class PumpRig:
         self,
         *,
         port: MemoryPort | None = None,
+        tap: FramePort | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.port = port or MemoryPort()
@@ -114,7 +117,7 @@ class PumpRig:
         self.handed: queue.Queue[list[bytes]] = queue.Queue()
         """What `on_frames` was called with."""
         self.pump = Pump(
-            self.port,
+            tap or self.port,
             mac=OUR_MAC,
             on_frames=self.handed.put,
             on_lost=self.lost.put,
