@@ -138,9 +138,10 @@ def test_a_tap_that_was_removed_by_others_is_a_typed_error() -> None:
 @sandboxed
 def test_a_name_in_use_names_the_option() -> None:
     ip("link add v0 type veth peer name v1")
+    ip("tuntap add theirs mode tap")
     tap = open_tap("t0")
 
-    for name in ("t0", "v0"):
+    for name in ("t0", "v0", "theirs"):
         with pytest.raises(HostError, match="--tap") as caught:
             open_tap(name)
         assert caught.value.failure is Failure.HOST

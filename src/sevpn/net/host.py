@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
 from sevpn.errors import HostError
+from sevpn.log import get_logger
 from sevpn.net.dns.detect import Choice, choose, look
 from sevpn.net.dns.file import ResolvConf
 from sevpn.net.journal import (
@@ -69,7 +70,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "HostReport", "cleanup"]
 
+log = get_logger(__name__)
+
 _ETC: Final = Path("/etc")
+_CONVERGE_TRIES: Final = 3
+"""How often a plan is made when others change the same things meanwhile."""
+
 _IPV6_SETTINGS: Final = Path("/proc/sys/net/ipv6/conf")
 
 
@@ -147,7 +153,7 @@ class Host:
         try:
             with shared_lock(self._run):
                 self._refuse_if_tap_lives()
-                return clean_dead(
+                done = clean_dead(
                     self._netlink,
                     self._run,
                     self._resolv_conf,
@@ -159,6 +165,9 @@ class Host:
                 self._netlink.close()
                 self._lock.remove()
             raise
+        for line in done:
+            log.warning("a dead process had left this; undone", change=line)
+        return done
 
     def _refuse_if_tap_lives(self) -> None:
         """Know a running tunnel of our name by its TAP: its lock may have been deleted."""
@@ -419,21 +428,23 @@ class Host:
         self._write_journal()
 
     def _converge(self, found: Found, wanted: HostState) -> tuple[Change, ...]:
+        """Plan and carry out until the host, read again, needs no change."""
+        done: list[Change] = []
         changes = plan(found, wanted, made=self._made)
-        if not changes:
-            self._routes = wanted.routes
-            return ()
-        self._write_journal(about_to=wanted)
-        self._carry_out(changes)
-        self._write_journal()
-        left = plan(self._netlink.find(), wanted, made=self._made)
-        if left:
-            raise HostError(
-                f"somebody changes the network at the same time: {left[0].describe()} did not last",
-                operation="apply",
-            )
-        self._routes = wanted.routes
-        return changes
+        for _ in range(_CONVERGE_TRIES):
+            if not changes:
+                self._routes = wanted.routes
+                return tuple(done)
+            self._write_journal(about_to=wanted)
+            self._carry_out(changes)
+            self._write_journal()
+            done += changes
+            changes = plan(self._netlink.find(), wanted, made=self._made)
+        raise HostError(
+            f"somebody else changes the network at the same time: {changes[0].describe()} did not last; "
+            "look for a network manager that takes care of the TAP",
+            operation="apply",
+        )
 
     def _carry_out(self, changes: Iterable[Change]) -> None:
         """Make the changes in their order; if one fails, take those before it back."""
@@ -451,7 +462,9 @@ class Host:
             raise
 
     def _do(self, change: Change) -> None:
-        self._checkpoint(change.describe())
+        line = change.describe()
+        self._checkpoint(line)
+        log.debug("host change", change=line)
         match change:
             case SetMtu():
                 self._netlink.set_link(change.device, mtu=change.mtu)
@@ -592,5 +605,14 @@ def _ignore_router_advertisements(device: str) -> None:
     Where IPv6 is off there is nothing to do; where the settings are read-only
     (some containers) the kernel's default stays.
     """
-    with contextlib.suppress(OSError):
-        (_IPV6_SETTINGS / device / "accept_ra").write_text("0", encoding="ascii")
+    setting = _IPV6_SETTINGS / device / "accept_ra"
+    try:
+        setting.write_text("0", encoding="ascii")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning(
+            "router advertisements in the tunnel cannot be turned off",
+            file=str(setting),
+            cause=error,
+        )

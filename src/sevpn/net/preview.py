@@ -65,7 +65,7 @@ def preview(
     ]
     warnings = [f"this host has no route to {address}" for address in pins.lost]
     if settings.dhcp:
-        changes += _after_the_lease(settings, found, device)
+        changes += _after_the_lease(settings, found, device, dns)
     else:
         wanted = wanted_state(settings, lease=None, device=device, found=found)
         state = with_half_defaults(wanted.state, found)
@@ -76,7 +76,9 @@ def preview(
     )
 
 
-def _after_the_lease(settings: Settings, found: Found, device: str) -> list[str]:
+def _after_the_lease(
+    settings: Settings, found: Found, device: str, dns: Choice
+) -> list[str]:
     lines = [
         f"ip link set {device} up",
         f"ip address add ADDRESS/PREFIX dev {device}    (from DHCP)",
@@ -94,6 +96,8 @@ def _after_the_lease(settings: Settings, found: Found, device: str) -> list[str]
                 f"ip route add {half} via {gateway} {words}"
                 for half in ("0.0.0.0/1", "128.0.0.0/1")
             ]
+    if dns.backend == "off":
+        return lines
     if settings.dns:
         lines.append(
             f"write /etc/resolv.conf: nameserver {', '.join(map(str, settings.dns))}"

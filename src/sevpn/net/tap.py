@@ -4,7 +4,7 @@
 Layer: net. Runs in: opened by the control thread; read and written by the data
 thread; the carrier is switched by the control thread.
 
-    open /dev/net/tun ── TUNSETIFF(IFF_TAP|IFF_NO_PI|IFF_NO_CARRIER, name) ──> fd
+    open /dev/net/tun ── TUNSETIFF(TAP|NO_PI|TUN_EXCL|NO_CARRIER, name) ──> fd
     fd: read() = one frame the host sent, write() = one frame for the host
 
 The interface is never made persistent: it vanishes with the descriptor, and its
@@ -41,6 +41,7 @@ _TUNSETCARRIER: Final = 0x400454E2
 _IFF_TAP: Final = 0x0002
 _IFF_NO_CARRIER: Final = 0x0040
 _IFF_NO_PI: Final = 0x1000
+_IFF_TUN_EXCL: Final = 0x8000
 
 _IFREQ: Final = struct.Struct("=16sH22x")
 _NAME_SIZE: Final = 15
@@ -132,7 +133,9 @@ def open_tap(name: str | None = None) -> Tap:
     _check_name(wanted)
     descriptor = _open_driver()
     try:
-        flags = _IFF_TAP | _IFF_NO_PI | (_IFF_NO_CARRIER & _features(descriptor))
+        # EXCL: a persistent TAP of that name is somebody else's; it is not taken over.
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL
+        flags |= _IFF_NO_CARRIER & _features(descriptor)
         answer = _attach(descriptor, wanted, flags)
         tap = Tap(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode("ascii"), descriptor)
         # From kernel 6.2 on IFF_NO_CARRIER has done it already; before, there is a

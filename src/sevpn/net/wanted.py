@@ -5,8 +5,9 @@ Layer: net. Runs in: any thread; pure.
 
 Nothing is taken that was not asked for: a default route only with
 `accept_default_gateway`, static routes only with `accept_static_routes`, name
-servers only with `accept_dns` or where the user names some. What the lease says
-is checked, because a hub's DHCP server may be anybody:
+servers only with `accept_dns` or where the user names some. `protocol/lease.py` has
+judged each value of the lease; here is judged what they mean together, because a
+hub's DHCP server may be anybody:
 
     gateway     --gateway, else with static routes accepted and option 121 or 249
                 there: the 0.0.0.0/0 inside them, or none (RFC 3442: option 3 does
@@ -42,15 +43,12 @@ from sevpn.net.model import (
 
 if TYPE_CHECKING:
     from sevpn.config.profile import Settings
-    from sevpn.protocol.dhcp import Lease, StaticRoute
+    from sevpn.protocol.lease import Lease, StaticRoute
 
 __all__ = ["DEFAULT_MTU", "MAX_ROUTES", "Wanted", "wanted_state"]
 
 DEFAULT_MTU: Final = 1500
 """What an Ethernet segment carries, and a hub is one."""
-
-MIN_MTU: Final = 576
-"""What each IPv4 host must accept (RFC 791); a lease that says less is wrong."""
 
 MAX_ROUTES: Final = 512
 """Static routes that are set at most; our own choice: more than any DHCP message
@@ -73,7 +71,7 @@ class Wanted:
     """For :meth:`sevpn.net.host.Host.apply`."""
 
     warnings: tuple[str, ...]
-    """One sentence each, for `plan` and `status`."""
+    """One sentence each, for `plan` and `status`; the lease has its own beside them."""
 
     address: IPv4Interface | None
     """The tunnel's first IPv4 address."""
@@ -116,6 +114,7 @@ def wanted_state(
         (lease.address,) if lease is not None else settings.address
     )
     context = _Context(settings, lease, device, found, addresses)
+    _warn_overlap(context)
     default, router = _choose_gateway(context)
     routes = (*_static_routes(context), *default)
     state = HostState(
@@ -135,6 +134,21 @@ def wanted_state(
         gateway=router,
         carries_foreign_traffic=bool(state.routes),
     )
+
+
+def _warn_overlap(context: _Context) -> None:
+    """Say when a subnet is on both sides: nothing can be reached reliably then."""
+    for found in context.found.addresses:
+        if found.device in {context.device, "lo"} or found.is_link_local:
+            continue
+        for address in context.addresses:
+            if address.version == found.interface.version and address.network.overlaps(
+                found.interface.network
+            ):
+                context.warn(
+                    f"the subnet in the tunnel, {address.network}, overlaps with {found.interface.network} of "
+                    f"{found.device}: hosts in both are reached on one side only; change one of the networks"
+                )
 
 
 # --- the default route -------------------------------------------------------
@@ -370,50 +384,26 @@ def _named(names: Sequence[str]) -> str:
 def _choose_mtu(context: _Context) -> int:
     link = context.settings.mtu or DEFAULT_MTU
     offered = context.lease.mtu if context.lease is not None else None
-    if offered is None:
-        return link
-    if offered < MIN_MTU:
-        context.warn(
-            f"the lease's MTU of {offered} is left out: each host takes {MIN_MTU}"
-        )
-        return link
-    return min(link, offered)
+    return link if offered is None else min(link, offered)
 
 
 def _choose_resolver(context: _Context) -> Resolver | None:
     settings, lease = context.settings, context.lease
     if settings.dns_mode == "off" or not (settings.accept_dns or settings.dns):
         return None
-    offered = settings.dns or (lease.dns if lease is not None else ())
-    servers = [
-        server for server in dict.fromkeys(offered) if _is_name_server(context, server)
-    ]
+    offered: Sequence[Address] = settings.dns or (
+        lease.dns if lease is not None else ()
+    )
+    servers = list(dict.fromkeys(offered))
     if not servers:
         context.warn(
-            "no name servers were set: the lease names none that can be used; give --dns with an address"
+            "no name servers were set: the lease names none; give --dns with an address"
         )
         return None
     if len(servers) > MAX_SERVERS:
         rest = ", ".join(str(server) for server in servers[MAX_SERVERS:])
         context.warn(f"resolv.conf takes {MAX_SERVERS} name servers; left out: {rest}")
     return Resolver(tuple(servers[:MAX_SERVERS]), _choose_search(context))
-
-
-def _is_name_server(context: _Context, server: Address) -> bool:
-    if context.settings.dns:
-        return True  # the user knows; it may well be a resolver on this host
-    own = {address.ip for address in context.addresses}
-    if (
-        server.is_unspecified
-        or server.is_multicast
-        or server.is_loopback
-        or server in own
-    ):
-        context.warn(
-            f"the lease's name server {server} is left out: it is no other host"
-        )
-        return False
-    return True
 
 
 def _choose_search(context: _Context) -> tuple[str, ...]:
