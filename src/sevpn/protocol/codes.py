@@ -33,7 +33,7 @@ __all__ = ["ServerError", "error_from_code", "failure_of"]
 
 
 class ServerError(enum.IntEnum):
-    """Every error number; 70 to 72 have no name of their own."""
+    """Every error number, by the official symbol without its ERR_; 70 to 72 have none."""
 
     NO_ERROR = 0
     CONNECT_FAILED = 1
