@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real SoftEther server, one for all tests of a run; a hub and a client for each."""
+"""The real SoftEther server, one for all tests of a run; a hub and a client for each.
+
+Hubs are not deleted: the server waits for lingering sessions then, and it ends
+with the run anyway.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +31,23 @@ def real_server(network: Network) -> SoftEtherServer:
 
 
 @pytest.fixture
-def hub(real_server: SoftEtherServer) -> Iterator[Hub]:
+def hub(real_server: SoftEtherServer) -> Hub:
     """A hub with SecureNAT and a user alice with password 'secret'."""
     name = f"HUB{next(_numbers)}"
     real_server.create_hub(name, securenat=True)
     made = Hub(real_server, name, real_server.certificate_sha256())
     made.user("alice")
-    yield made
-    real_server.command(f"HubDelete {name}")
+    return made
 
 
 @pytest.fixture
-def plain_hub(real_server: SoftEtherServer) -> Iterator[Hub]:
+def plain_hub(real_server: SoftEtherServer) -> Hub:
     """A hub with nothing but a user alice with password 'secret'."""
     name = f"HUB{next(_numbers)}"
     real_server.create_hub(name)
     made = Hub(real_server, name, real_server.certificate_sha256())
     made.user("alice")
-    yield made
-    real_server.command(f"HubDelete {name}")
+    return made
 
 
 @pytest.fixture

@@ -21,17 +21,17 @@ from typing import Final
 from sevpn.errors import HostError, PrivilegeError
 
 __all__ = [
-    "bind_file",
+    "cover_folder",
     "enter_private_namespaces",
     "explain_refusal",
     "has_root",
+    "overlay_folder",
     "unshare_network",
 ]
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
-_MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
 _MS_PRIVATE: Final = 0x40000
 _CAP_SYS_ADMIN: Final = 21
@@ -59,7 +59,7 @@ def enter_private_namespaces() -> None:
         uid, gid = os.getuid(), os.getgid()
         _unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWNS)
         _become_root(uid, gid)
-    _mount(None, "/", _MS_REC | _MS_PRIVATE)
+    _mount(None, Path("/"), _MS_REC | _MS_PRIVATE, None)
 
 
 def unshare_network() -> None:
@@ -71,19 +71,31 @@ def unshare_network() -> None:
     _unshare(_CLONE_NEWNET)
 
 
-def bind_file(source: Path, target: Path) -> None:
-    """Let *target* show what *source* holds, in this mount namespace.
+def cover_folder(target: Path) -> None:
+    """Let *target* be an empty folder in memory, in this mount namespace.
 
     Raises:
-        HostError: The kernel refuses; the usual cause is that *target* is missing.
+        HostError: The kernel refuses.
     """
-    try:
-        _mount(source, str(target), _MS_BIND)
-    except OSError as error:
-        raise HostError(
-            f"{target} cannot be replaced in a private mount namespace ({error.strerror}): does it exist?",
-            operation="bind-file",
-        ) from error
+    _mount_or_explain("tmpfs", target, "mode=755")
+
+
+def overlay_folder(target: Path, *, memory: Path) -> None:
+    """Let changes below *target* go to memory, in this mount namespace.
+
+    Args:
+        target: Shows what it showed, and may be changed.
+        memory: An empty folder on a tmpfs of this namespace.
+
+    Raises:
+        HostError: The kernel refuses; some need root for it.
+    """
+    upper, work = memory / "upper", memory / "work"
+    upper.mkdir(parents=True)
+    work.mkdir()
+    own = "" if has_root() and not _is_in_user_namespace() else ",userxattr"
+    options = f"lowerdir={target},upperdir={upper},workdir={work}{own}"
+    _mount_or_explain("overlay", target, options)
 
 
 def explain_refusal(number: int) -> str:
@@ -120,15 +132,29 @@ def _become_root(uid: int, gid: int) -> None:
         ) from error
 
 
-def _mount(source: Path | None, target: str, flags: int) -> None:
+def _mount(kind: str | None, target: Path, flags: int, options: str | None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    from_path = None if source is None else os.fsencode(source)
-    if (
-        libc.mount(from_path, os.fsencode(target), None, ctypes.c_ulong(flags), None)
-        != 0
+    encoded = [None if text is None else text.encode() for text in (kind, options)]
+    if libc.mount(
+        encoded[0], os.fsencode(target), encoded[0], ctypes.c_ulong(flags), encoded[1]
     ):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
+        raise OSError(number, os.strerror(number), str(target))
+
+
+def _mount_or_explain(kind: str, target: Path, options: str) -> None:
+    try:
+        _mount(kind, target, 0, options)
+    except OSError as error:
+        raise HostError(
+            f"{target} cannot be made private ({error.strerror}): run it with sudo",
+            operation="mount",
+        ) from error
+
+
+def _is_in_user_namespace() -> bool:
+    """Whether root here is some user outside."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
 
 
 def _effective_capabilities() -> int:

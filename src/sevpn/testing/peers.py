@@ -362,7 +362,7 @@ def _words(line: str) -> list[str]:
 
 def _listening_ports(machine: Machine) -> set[int]:
     """Return the TCP ports that somebody listens on."""
-    ports = set()
+    ports: set[int] = set()
     for line in (
         machine.read("/proc/net/tcp").splitlines()[1:]
         + machine.read("/proc/net/tcp6").splitlines()[1:]

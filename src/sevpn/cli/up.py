@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sevpn up`: connect, and stay connected until told otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Generator
+from typing import Any, Final
+
+import click
+
+from sevpn.cli.common import Output, command as make_command
+from sevpn.cli.exit import ExitCode, code_of, report
+from sevpn.cli.job import Prepared, prepare
+from sevpn.cli.options import given, tunnel_options
+from sevpn.cli.steps import Steps
+from sevpn.errors import SevpnError
+
+__all__ = ["command"]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@make_command("up")
+@click.argument("target")
+@tunnel_options
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="What to call the tunnel. [the profile's name, or host and hub]",
+)
+@click.option(
+    "--detach", is_flag=True, help="Return once connected; 'sevpn down' ends it."
+)
+def command(
+    output: Output, target: str, name: str | None, detach: bool, **values: Any
+) -> int:
+    """Connect to TARGET and stay connected until Ctrl-C.
+
+    TARGET is a profile's name, or HOST[:PORT]/HUB, or HOST[:PORT].
+    """
+    prepared = prepare(target, name=name, overrides=given(values), environ=os.environ)
+    if detach:
+        return _detached(prepared, output)
+    return asyncio.run(_stay(prepared, output, on_connected=lambda: None))
+
+
+async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int:
+    """Run the tunnel until it ends; return the exit code."""
+    from sevpn.control.protocol import SOCKET_NAME  # noqa: PLC0415 - what only `up` needs is imported by `up`
+    from sevpn.control.server import ControlServer  # noqa: PLC0415
+    from sevpn.tunnel.supervisor import Supervisor  # noqa: PLC0415
+
+    steps = Steps(output)
+    host = prepared.host
+    for line in host.recover():
+        output.note(f"left by an earlier run, and undone: {line}")
+    tunnel = Supervisor(prepared.job, host)
+    tunnel.subscribe(steps)
+    tunnel.subscribe(
+        lambda event: on_connected() if event["state"] == "connected" else None
+    )
+    control = ControlServer(tunnel, prepared.run_dir / SOCKET_NAME)
+    await control.open()
+    with _signals(tunnel) as received:
+        error = await tunnel.run()
+    steps.close()
+    await control.close()
+    return _code(error, tunnel.restore_error, received, output)
+
+
+@contextlib.contextmanager
+def _signals(tunnel: Any) -> Generator[list[int]]:
+    """Let the signals that end programs turn the tunnel off instead."""
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def note(number: int) -> None:
+        received.append(number)
+        tunnel.turn_off()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, note, number)
+    try:
+        yield received
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _code(
+    error: SevpnError | None,
+    restore_error: SevpnError | None,
+    received: list[int],
+    output: Output,
+) -> int:
+    if restore_error is not None:
+        report(restore_error, as_json=output.as_json)
+        return 128 + received[0] if received else code_of(restore_error)
+    if error is not None:
+        return report(error, as_json=output.as_json)
+    return ExitCode.OK
+
+
+def _detached(prepared: Prepared, output: Output) -> int:
+    """Run the tunnel in a child of its own session; return once it is connected or has ended."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading, "rb") as answer:
+            told = answer.read(1)
+        return told[0] if told else ExitCode.BUG
+    os.close(reading)
+    os.setsid()
+    parent = _Parent(writing)
+    code = int(ExitCode.BUG)
+    try:
+        code = asyncio.run(_stay(prepared, output, on_connected=parent.leave))
+    except SevpnError as error:
+        code = report(error, as_json=output.as_json)
+    finally:
+        parent.tell(code)
+        # Nothing of the parent's is to be ended here a second time.
+        os._exit(code)
+
+
+class _Parent:
+    """The command that waits for the detached child's word."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._waits = True
+
+    def tell(self, code: int) -> None:
+        """Let it end with *code*, if it still waits."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._waits:
+            self._waits = False
+            os.write(self._pipe, bytes([code & 0xFF]))
+            os.close(self._pipe)
+
+    def leave(self) -> None:
+        """The tunnel is connected: let it end, and let go of its terminal."""
+        if not self._waits:
+            return
+        self.tell(ExitCode.OK)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.close(null)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a host name to a session: resolve, dial, TLS, Hello, login, Welcome.
+
+Layer: tunnel. Runs in: the control thread, on the event loop.
+
+The bytes are `transport`'s, the conversation is `protocol/handshake.py`'s; this
+module brings them together and keeps the two deadlines: one from the first
+look-up to the Hello, and one for the server's answer to the login, which is
+longer where a person or another server has to approve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
+
+from sevpn.errors import (
+    Failure,
+    HostError,
+    RemoteProtocolError,
+    SevpnError,
+    SilenceError,
+)
+from sevpn.protocol.credentials import Credentials, PlainPassword
+from sevpn.protocol.handshake import (
+    ClientHandshake,
+    HelloReceived,
+    Redirected,
+    Welcomed,
+)
+from sevpn.protocol.identity import ClientIdentity
+from sevpn.protocol.messages import Hello, Welcome
+from sevpn.transport.stream import SecureStream, open_stream
+from sevpn.transport.tls import TrustPolicy
+
+__all__ = ["Destination", "OpenedSession", "open_session"]
+
+_WELCOME_S: Final = 30.0
+_APPROVAL_S: Final = 120.0
+
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a session is to be opened, and as whom."""
+
+    host: str
+    """Name or address of the server."""
+
+    port: int
+    """TCP port."""
+
+    hub: str
+    """The virtual hub."""
+
+    credentials: Credentials
+    """Who logs in."""
+
+    trust: TrustPolicy
+    """Which certificate is accepted."""
+
+    family: Literal["any", "4", "6"]
+    """Which IP versions are tried."""
+
+    hello_s: float
+    """Seconds from the first look-up to the Hello."""
+
+    @property
+    def welcome_s(self) -> float:
+        """Seconds that the server may take for the login."""
+        return (
+            _APPROVAL_S if isinstance(self.credentials, PlainPassword) else _WELCOME_S
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A session, and the connection that it begins with."""
+
+    stream: SecureStream
+    """The first connection; the caller owns it now."""
+
+    hello: Hello
+    """What the server said of itself."""
+
+    welcome: Welcome
+    """What it granted."""
+
+    leftover: bytes
+    """Bytes of the session that came with the Welcome."""
+
+
+async def open_session(
+    destination: Destination,
+    *,
+    identify: Callable[[SecureStream], ClientIdentity],
+    random: Callable[[int], bytes],
+    on_addresses: Callable[[Sequence[Address]], Awaitable[None]],
+    on_hello: Callable[[SecureStream, Hello], None],
+) -> OpenedSession:
+    """Open a session.
+
+    Args:
+        destination: Where, and as whom.
+        identify: Says what the login tells of this host, given the connection.
+        random: Returns so many random bytes.
+        on_addresses: Awaited between the look-up and the first connection: the
+            host routes are set there.
+        on_hello: Called when the server has said Hello.
+
+    Raises:
+        TransportError: No connection, no trust, or silence.
+        RemoteProtocolError: The peer is no SoftEther server, or breaks the rules.
+        RefusedError: The server said no.
+        HostError: From *on_addresses*; or the server redirects to another one.
+
+    Whatever is raised, cancellation included, no connection stays open.
+    """
+    began_at = asyncio.get_running_loop().time()
+    stream = await open_stream(
+        destination.host,
+        destination.port,
+        trust=destination.trust,
+        family=destination.family,
+        timeout_s=destination.hello_s,
+        on_addresses=on_addresses,
+    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(stream.close, polite=False)
+        conversation = _Conversation(stream, destination, identify(stream), random)
+        took_s = asyncio.get_running_loop().time() - began_at
+        hello = await conversation.hello(max(0.0, destination.hello_s - took_s))
+        on_hello(stream, hello)
+        welcome, leftover = await conversation.welcome(destination.welcome_s)
+        undo.pop_all()
+    return OpenedSession(stream, hello, welcome, leftover)
+
+
+class _Conversation:
+    """The handshake machine on a stream."""
+
+    def __init__(
+        self,
+        stream: SecureStream,
+        destination: Destination,
+        identity: ClientIdentity,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._stream = stream
+        self._host = destination.host
+        self._machine = ClientHandshake(
+            host=str(stream.peer_address),
+            server=destination.host,
+            hub=destination.hub,
+            credentials=destination.credentials,
+            identity=identity,
+            random=random,
+            date=email.utils.formatdate(usegmt=True),
+        )
+
+    async def hello(self, patience_s: float) -> Hello:
+        event = await self._next(
+            patience_s,
+            SilenceError(
+                f"{self._host} accepted the connection and said no Hello in time: "
+                "is it a SoftEther server, and is it overloaded?"
+            ),
+        )
+        if not isinstance(event, HelloReceived):
+            raise RemoteProtocolError(
+                f"{self._host} answered the signature with something else than a Hello"
+            )
+        return event.hello
+
+    async def welcome(self, patience_s: float) -> tuple[Welcome, bytes]:
+        event = await self._next(
+            patience_s,
+            SilenceError(
+                f"{self._host} did not answer the login within {patience_s:.0f} s: "
+                "its authentication server may be slow; try again",
+                failure=Failure.TEMPORARY,
+            ),
+        )
+        match event:
+            case Welcomed(welcome, trailing):
+                return welcome, trailing
+            case Redirected():
+                raise HostError(
+                    f"{self._host} is a cluster and sends this login to another member, which sevpn cannot follow: "
+                    "name a stand-alone server",
+                    operation="follow-redirect",
+                )
+            case HelloReceived():
+                raise RemoteProtocolError(f"{self._host} said Hello twice")
+
+    async def _next(
+        self, patience_s: float, silence: SevpnError
+    ) -> HelloReceived | Welcomed | Redirected:
+        try:
+            async with asyncio.timeout(patience_s):
+                while (event := self._machine.next_event()) is None:
+                    await self._exchange()
+                return event
+        except TimeoutError:
+            raise silence from None
+
+    async def _exchange(self) -> None:
+        if data := self._machine.data_to_send():
+            await self._stream.send(data)
+        else:
+            data = await self._stream.receive()
+            if data:
+                self._machine.receive_data(data)
+            else:
+                self._machine.receive_eof()

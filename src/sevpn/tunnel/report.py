@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tunnel says of itself: the status document, the events, the log.
+
+Layer: tunnel. Runs in: the control thread.
+
+The :class:`Reporter` remembers what the parts have told it; it decides nothing.
+An event is a dictionary with stable keys (docs/reference/status.md#events):
+`at`, `event`, `state`, `text` (one line for people) and `facts`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+from sevpn.config.profile import Settings
+from sevpn.errors import SevpnError
+from sevpn.log import get_logger
+from sevpn.metrics import snapshot as document
+from sevpn.metrics.counters import Counters
+from sevpn.net.host import HostReport
+from sevpn.net.tap import Tap
+from sevpn.net.wanted import DEFAULT_MTU, Wanted
+from sevpn.protocol.dhcp import Lease
+from sevpn.protocol.messages import Hello
+from sevpn.protocol.neighbour import Proven
+from sevpn.transport.stream import SecureStream
+from sevpn.tunnel import machine as m
+from sevpn.tunnel.opening import OpenedSession
+from sevpn.wire.ethernet import MacAddress
+
+__all__ = ["Event", "Listener", "Parts", "Reporter", "state_name"]
+
+log = get_logger("sevpn.tunnel")
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+_MAX_WARNINGS: Final = 32
+
+_BY: Final = {
+    "gateway": "the gateway answers",
+    "dhcp-server": "the DHCP server answers",
+    "hub-poll": "the hub asks for us",
+    "unicast": "traffic arrives",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the supervisor holds at the moment of a snapshot."""
+
+    session: OpenedSession | None
+    """The session, while there is one."""
+
+    tap: Tap | None
+    """The TAP, once open."""
+
+    mac: MacAddress
+    """Its address."""
+
+    wanted: Wanted | None
+    """What the host was brought to, while it is."""
+
+    lease: Lease | None
+    """The lease of this session."""
+
+    latency_s: float | None
+    """The gateway's last round trip."""
+
+    counters: Counters | None
+    """Totals."""
+
+    host: HostReport
+    """What is changed on the host."""
+
+
+def state_name(state: m.State) -> document.State:
+    """Return the public name of a state, such as `resolving`."""
+    return _NAMES[type(state)]
+
+
+_NAMES: Final[dict[type[m.State], document.State]] = {
+    m.Down: "down",
+    m.Resolving: "resolving",
+    m.Connecting: "connecting",
+    m.Authenticating: "authenticating",
+    m.Leasing: "leasing",
+    m.Configuring: "configuring",
+    m.Proving: "proving",
+    m.Connected: "connected",
+    m.Disconnecting: "disconnecting",
+    m.Waiting: "waiting",
+    m.Failed: "failed",
+}
+
+
+class Reporter:
+    """Keeps what can be told, and tells it.
+
+    Args:
+        name: The tunnel's name.
+        settings: What the user wants.
+        clock: Seconds on the monotonic clock that leases are counted in.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, *, clock: Callable[[], float]
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._clock = clock
+        self._state: document.State = "down"
+        self._since = _now()
+        self._proven_at: str | None = None
+        self._server = document.Server(
+            host=settings.host, port=settings.port, hub=settings.hub
+        )
+        self._tls = document.Tls()
+        self._warnings: list[str] = []
+        self._last_error: str | None = None
+        self._sessions = 0
+        self._listeners: list[Listener] = []
+
+    # --- events ---
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* with each event until the returned function is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def changed(self, state: m.State, *, error: SevpnError | None, now: float) -> None:
+        """The tunnel is in another state now."""
+        name = state_name(state)
+        self._state, self._since = name, _now()
+        facts: dict[str, Any] = {}
+        text = ""
+        if error is not None:
+            self._last_error = str(error)
+            facts = {"error": str(error), "failure": error.failure.value}
+            text = str(error)
+        if isinstance(state, m.Waiting):
+            delay_s = max(0.0, state.retry_at - now)
+            facts["retry_in_s"] = round(delay_s, 1)
+            text += (
+                f"; next attempt in {delay_s:.0f} s"
+                if delay_s >= 1
+                else "; next attempt now"
+            )
+        self._tell("state", text, facts, is_trouble=error is not None)
+
+    def resolved(self, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+        """The server's name has these addresses."""
+        listed = ", ".join(str(address) for address in addresses)
+        self._tell(
+            "resolved",
+            f"{self._settings.host} is {listed}",
+            {"addresses": [str(a) for a in addresses]},
+        )
+
+    def greeted(self, stream: SecureStream, hello: Hello) -> None:
+        """The server said Hello."""
+        self._server = document.Server(
+            host=self._settings.host,
+            address=str(stream.peer_address),
+            port=self._settings.port,
+            hub=self._settings.hub,
+            product=hello.product,
+            version=hello.version,
+            build=hello.build,
+            certificate_sha256=stream.certificate_sha256,
+            verified_by=stream.verified_by,
+        )
+        self._tls = document.Tls(version=stream.tls_version, cipher=stream.cipher)
+        trust = {
+            "ca": "certificate verified",
+            "pin": "certificate pinned",
+            "none": "certificate NOT verified",
+        }
+        self._tell(
+            "connected-to-server",
+            f"{stream.peer_address} port {self._settings.port}, {stream.tls_version}, {trust[stream.verified_by]}: "
+            f"{hello.product}",
+            {
+                "address": str(stream.peer_address),
+                "verified_by": stream.verified_by,
+                "product": hello.product,
+            },
+        )
+        if stream.verified_by == "none":
+            self.warn(
+                (
+                    "the server's certificate is not verified (--insecure): anybody on the way can read everything; "  # noqa: ISC004 - one sentence
+                    f"pin it with --pin sha256:{stream.certificate_sha256}",
+                )
+            )
+
+    def logged_in(self, opened: OpenedSession) -> None:
+        """The server said Welcome."""
+        self._sessions += 1
+        name = opened.welcome.session_name
+        self._tell(
+            "logged-in",
+            f"session {name} on hub {self._settings.hub}",
+            {"session": name},
+        )
+        if opened.welcome.message:
+            self._tell(
+                "message",
+                f"the server says: {opened.welcome.message}",
+                {"message": opened.welcome.message},
+            )
+
+    def leased(self, lease: Lease | None) -> None:
+        """There is an address."""
+        if lease is None:
+            return
+        self.warn(lease.warnings)
+        left_s = None if lease.expires_at is None else lease.expires_at - self._clock()
+        span = "for ever" if left_s is None else f"for {_span(left_s)}"
+        self._tell(
+            "leased",
+            f"{lease.address} from {lease.server} {span}",
+            {
+                "address": str(lease.address),
+                "server": str(lease.server),
+                "lease_s": left_s and round(left_s),
+            },
+        )
+
+    def configured(self, wanted: Wanted, tap: Tap) -> None:
+        """The host is as wanted."""
+        routes = [str(route) for route in wanted.state.routes]
+        parts = [
+            f"{tap.name} has {', '.join(map(str, wanted.state.addresses)) or 'no address'}"
+        ]
+        if routes:
+            parts.append(f"{len(routes)} route{'s' * (len(routes) > 1)}")
+        if wanted.state.resolver is not None:
+            parts.append(
+                "DNS "
+                + ", ".join(str(server) for server in wanted.state.resolver.servers)
+            )
+        self._tell(
+            "configured", "; ".join(parts), {"interface": tap.name, "routes": routes}
+        )
+
+    def proven(self, proof: Proven | None) -> None:
+        """Something came back; or, with `None`, nothing did and nothing depends on it."""
+        if proof is None:
+            self._proven_at = None
+            return
+        self._proven_at = _now()
+        rtt_ms = None if proof.rtt_s is None else round(proof.rtt_s * 1000, 2)
+        text = _BY[proof.by] + ("" if rtt_ms is None else f" in {rtt_ms:g} ms")
+        self._tell("proven", text, {"by": proof.by, "rtt_ms": rtt_ms})
+
+    def heard(self) -> None:
+        """Something came back again."""
+        self._proven_at = _now()
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Keep and tell what is not as asked; each sentence once."""
+        for sentence in sentences:
+            if sentence not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
+                self._warnings.append(sentence)
+                self._tell("warning", sentence, {}, is_trouble=True)
+
+    def new_attempt(self) -> None:
+        """What was warned of belonged to an earlier session."""
+        self._warnings.clear()
+
+    def _tell(
+        self, event: str, text: str, facts: dict[str, Any], *, is_trouble: bool = False
+    ) -> None:
+        (log.warning if is_trouble else log.debug)(event, state=self._state, text=text)
+        told: Event = {
+            "at": _now(),
+            "event": event,
+            "state": self._state,
+            "text": text,
+            "facts": facts,
+        }
+        for listener in tuple(self._listeners):
+            listener(told)
+
+    # --- the status document ---
+
+    def snapshot(self, parts: Parts) -> document.Tunnel:
+        """Return the status document's TUNNEL."""
+        wanted = parts.wanted
+        return document.Tunnel(
+            name=self._name,
+            state=self._state,
+            since=self._since,
+            proven_at=self._proven_at,
+            pid=os.getpid(),
+            server=self._server,
+            session=None if parts.session is None else self._session(parts.session),
+            interface=None
+            if parts.tap is None
+            else self._interface(parts.tap, parts.mac, wanted),
+            lease=None if wanted is None else self._lease(wanted, parts.lease),
+            routes=list(parts.host.routes),
+            dns=self._dns(parts.host),
+            counters=self._counters(parts.counters),
+            latency_ms={
+                "gateway": None
+                if parts.latency_s is None
+                else round(parts.latency_s * 1000, 2)
+            },
+            warnings=list(self._warnings),
+            last_error=self._last_error,
+        )
+
+    def _session(self, opened: OpenedSession) -> document.Session:
+        welcome = opened.welcome
+        return document.Session(
+            name=welcome.session_name,
+            max_connections=welcome.max_connections,
+            half_duplex=welcome.half_connection,
+            compressed=welcome.use_compress,
+            tls=self._tls,
+            policy=dict(welcome.policy),
+        )
+
+    def _interface(
+        self, tap: Tap, mac: MacAddress, wanted: Wanted | None
+    ) -> document.Interface:
+        return document.Interface(
+            name=tap.name,
+            mac=str(mac),
+            mtu=wanted.state.mtu
+            if wanted is not None
+            else self._settings.mtu or DEFAULT_MTU,
+        )
+
+    def _lease(self, wanted: Wanted, lease: Lease | None) -> document.Lease:
+        if lease is None:
+            return document.Lease(
+                address=str(wanted.address),
+                gateway=None if wanted.gateway is None else str(wanted.gateway),
+                dns=[str(server) for server in self._settings.dns],
+            )
+        routes = (
+            lease.classless_routes
+            if lease.classless_routes is not None
+            else lease.static_routes
+        )
+        return document.Lease(
+            address=str(lease.address),
+            gateway=None if lease.router is None else str(lease.router),
+            dns=[str(server) for server in lease.dns],
+            domain=lease.domain,
+            routes=[
+                f"{route.destination} via {route.gateway or 'link'}" for route in routes
+            ],
+            server=str(lease.server),
+            obtained_at=self._wall(lease.obtained_at),
+            renew_at=None if lease.expires_at is None else self._wall(lease.renew_at),
+            expires_at=None
+            if lease.expires_at is None
+            else self._wall(lease.expires_at),
+        )
+
+    def _dns(self, host: HostReport) -> document.Dns | None:
+        if not self._settings.accept_dns and not self._settings.dns:
+            return None
+        return document.Dns(
+            backend=host.dns_backend,
+            reason=host.dns_reason,
+            servers=list(host.dns_servers),
+        )
+
+    def _counters(self, counters: Counters | None) -> document.Counters:
+        reconnects = max(0, self._sessions - 1)
+        if counters is None:
+            return document.Counters(reconnects=reconnects)
+        return document.Counters(
+            inbound_bytes=counters.inbound_bytes,
+            outbound_bytes=counters.outbound_bytes,
+            inbound_frames=counters.inbound_frames,
+            outbound_frames=counters.outbound_frames,
+            dropped_frames=dict(counters.dropped_frames),
+            reconnects=reconnects,
+        )
+
+    def _wall(self, at: float) -> str:
+        """Return a time of the monotonic clock as wall-clock time."""
+        ahead = dt.timedelta(seconds=at - self._clock())
+        return _format(dt.datetime.now(dt.UTC) + ahead)
+
+
+def _now() -> str:
+    return _format(dt.datetime.now(dt.UTC))
+
+
+def _format(moment: dt.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _span(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (size < 86400 and seconds >= size):
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
