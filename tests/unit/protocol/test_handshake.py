@@ -480,27 +480,27 @@ HELLO_BYTES = say(encode_hello(HELLO))
 WELCOME_BYTES = say(encode_welcome(WELCOME))
 
 
-@pytest.mark.parametrize("size", range(len(HELLO_BYTES)))
-def test_an_end_before_the_hello_means_probably_no_softether_server(size: int) -> None:
-    client = handshake()
-    client.receive_data(HELLO_BYTES[:size])
+def test_an_end_before_the_hello_means_probably_no_softether_server() -> None:
+    for size in range(len(HELLO_BYTES)):
+        client = handshake()
+        client.receive_data(HELLO_BYTES[:size])
 
-    with pytest.raises(ConnectionLostError, match="before its Hello: check") as caught:
-        client.receive_eof()
-    assert caught.value.failure is Failure.PEER
-    with pytest.raises(LocalProtocolError):
-        client.receive_eof()
+        with pytest.raises(ConnectionLostError, match="before its Hello: ") as caught:
+            client.receive_eof()
+        assert caught.value.failure is Failure.PEER
+        with pytest.raises(LocalProtocolError):
+            client.receive_eof()
 
 
-@pytest.mark.parametrize("size", range(0, len(WELCOME_BYTES), 7))
-def test_an_end_after_the_hello_may_pass(size: int) -> None:
-    client = handshake()
-    client.receive_data(HELLO_BYTES)
-    client.receive_data(WELCOME_BYTES[:size])
+def test_an_end_after_the_hello_may_pass() -> None:
+    for size in range(len(WELCOME_BYTES)):
+        client = handshake()
+        client.receive_data(HELLO_BYTES)
+        client.receive_data(WELCOME_BYTES[:size])
 
-    with pytest.raises(ConnectionLostError, match="before it answered") as caught:
-        client.receive_eof()
-    assert caught.value.failure is Failure.TEMPORARY
+        with pytest.raises(ConnectionLostError, match="before it answered") as caught:
+            client.receive_eof()
+        assert caught.value.failure is Failure.TEMPORARY
 
 
 def outcome(chunks: list[bytes]) -> tuple[list[Event | str], bytes]:

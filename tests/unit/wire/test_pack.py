@@ -275,10 +275,10 @@ def test_a_malformed_pack_is_refused_with_its_reason(name: str) -> None:
         decode_pack(body)
 
 
-@pytest.mark.parametrize("size", range(len(VECTORS["kinds"])))
-def test_a_pack_that_is_cut_anywhere_is_refused(size: int) -> None:
-    with pytest.raises(RemoteProtocolError):
-        decode_pack(VECTORS["kinds"][:size])
+def test_a_pack_that_is_cut_anywhere_is_refused() -> None:
+    for size in range(len(VECTORS["kinds"])):
+        with pytest.raises(RemoteProtocolError):
+            decode_pack(VECTORS["kinds"][:size])
 
 
 @given(packs)
