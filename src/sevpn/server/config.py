@@ -441,6 +441,10 @@ def _check_hub(hub: HubConfig) -> None:
     _check_size(f"names of {where}", hub.names, 0, 256)
     for user in hub.users:
         _check_user(user, where)
+    if hub.tap is not None and not 1 <= len(hub.tap.name.encode()) <= 15:
+        raise ConfigError(
+            f"{hub.tap.name!r} of {where} is no name of an interface: it has 1 to 15 bytes"
+        )
     if hub.dhcp is not None:
         if hub.gateway is None:
             raise ConfigError(

@@ -76,6 +76,9 @@ _MAX_SIGNATURE_TRIES: Final = 19
 _MAX_NOOPS: Final = 30
 _CHALLENGE_SIZE: Final = 20
 
+_TAG: Final = "9C37197CA7C2428388C2E6E59B829B30"
+"""By this the official client knows the web page of a server of its kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -231,20 +234,7 @@ class _Handshake:
             request = await self._next_request()
             if request.is_for("POST", SIGNATURE_TARGET) and is_signature(request.body):
                 return
-            status, reason = _answer_to_stranger(request)
-            await self._send(
-                encode_response(
-                    Response(
-                        status,
-                        reason,
-                        (
-                            ("Connection", "Keep-Alive"),
-                            ("Content-Type", "text/html; charset=iso-8859-1"),
-                        ),
-                        f"<html><body><h1>{status} {reason}</h1></body></html>\r\n".encode(),
-                    )
-                )
-            )
+            await self._send(_answer_to_stranger(request))
             if request.is_for("POST", SIGNATURE_TARGET) and not is_signature_size(
                 len(request.body)
             ):
@@ -339,13 +329,28 @@ class _Handshake:
         await self._stream.send(data, self._deadline_s)
 
 
-def _answer_to_stranger(request: Request) -> tuple[int, str]:
+def _answer_to_stranger(request: Request) -> bytes:
+    """Return what real servers say to a request that is no signature.
+
+    The official client may begin with a `GET /` to find out whether a proxy stands
+    between. It goes on only if the body of the answer, whatever its status, begins as
+    that of an official server's 403 does, or holds :data:`_TAG` (seen with 5.01.9674).
+    """
     method = request.method.upper()
     if method not in {"GET", "HEAD", "POST"}:
-        return 501, "Method Not Implemented"
-    if request.target == "/" or request.is_for("POST", SIGNATURE_TARGET):
-        return 403, "Forbidden"
-    return 404, "Not Found"
+        status, reason = 501, "Method Not Implemented"
+    elif request.target == "/" or request.is_for("POST", SIGNATURE_TARGET):
+        status, reason = 403, "Forbidden"
+    else:
+        status, reason = 404, "Not Found"
+    headers = (
+        ("Connection", "Keep-Alive"),
+        ("Content-Type", "text/html; charset=iso-8859-1"),
+        ("Date", formatdate(usegmt=True)),
+        ("Keep-Alive", "timeout=15; max=19"),
+    )
+    body = f"<html><body><h1>{status} {reason}</h1></body><!-- {_TAG} --></html>\r\n"
+    return encode_response(Response(status, reason, headers, body.encode()))
 
 
 def _login_pack(request: Request) -> Pack:

@@ -31,13 +31,16 @@ from sevpn.protocol.messages import AuthType, LoginRequest
 from sevpn.server.config import HubConfig, User
 from sevpn.server.policy import Policy
 
-__all__ = ["Code", "Granted", "HubView", "Refused", "decide"]
+__all__ = ["ANONYMOUS", "Code", "Granted", "HubView", "Refused", "decide"]
 
 # 96 to 98 are for use inside a server process: whoever sends them from outside
 # wants to be let in without a proof.
 _TYPES: Final = frozenset(AuthType)
 
 _OLD_BUILD: Final = 6560
+ANONYMOUS: Final = "anonymous"
+"""Who is meant by a login without a user name."""
+
 _MAX_PASSWORD_SIZE: Final = 1024
 
 
@@ -136,14 +139,12 @@ def decide(
         find_hub: Returns the hub of a name, whatever its case.
         max_connections: How many connections this server grants at most.
     """
-    if not login.hub or not login.user:
-        return Refused(Code.PROTOCOL)
     hub = find_hub(login.hub)
     if hub is None:
         return Refused(Code.HUB_NOT_FOUND)
     if not hub.is_online:
         return Refused(Code.HUB_STOPPING)
-    user = hub.config.user(login.user)
+    user = hub.config.user(login.user or ANONYMOUS)
     code = _check_proof(login, user, challenge)
     if user is None:
         return Refused(code or Code.AUTH_FAILED)

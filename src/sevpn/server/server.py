@@ -167,6 +167,7 @@ class Server:
         self._identity = identity
         self._listeners: list[socket.socket] = []
         self._bound: list[tuple[str, int]] = []
+        self._listeners_of_events: list[Callable[[dict[str, object]], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshake_count = 0
         self._session_number = 0
@@ -265,6 +266,15 @@ class Server:
             if hub is None or runtime.config.name.lower() == hub.lower()
         )
 
+    def subscribe(self, listener: Callable[[dict[str, object]], None]) -> None:
+        """Call *listener* with each event: `login`, `refused` and `session ended`, with facts."""
+        self._listeners_of_events.append(listener)
+
+    def _tell(self, event: str, **facts: object) -> None:
+        log.info(event, **facts)
+        for listener in self._listeners_of_events:
+            listener({"event": event, **facts})
+
     # --- what an administrator does ---------------------------------------------
 
     def disconnect(self, session: Session) -> None:
@@ -315,8 +325,8 @@ class Server:
             return encode_error(Code.PROTOCOL)
         decided = decide(login, challenge=challenge, find_hub=self.hub)
         if isinstance(decided, Refused):
-            log.info(
-                "login refused",
+            self._tell(
+                "refused",
                 hub=display_line(login.hub),
                 user=display_line(login.user),
                 error=decided.code,
@@ -333,7 +343,9 @@ class Server:
         )
         # In the list from now on: a second login in the meantime must see it.
         hub.add(session)
-        log.info("login", session=session.name, hub=decided.hub, client=decided.client)
+        self._tell(
+            "login", session=session.name, hub=decided.hub, client=decided.client
+        )
         return Admission(
             encode_welcome(self._welcome(session, hub)), session.join, session.cut
         )
@@ -436,7 +448,7 @@ class Server:
                         session.tick()
                     if session.is_over:
                         hub.remove(session)
-                        log.info("session ended", session=session.name)
+                        self._tell("session ended", session=session.name)
                     deadline = min(deadline, session.next_deadline())
             await asyncio.sleep(max(deadline - self._clock(), _SHORTEST_NAP_S))
 
