@@ -61,9 +61,10 @@ from sevpn.net.plan import (
     plan_server_routes,
     with_half_defaults,
 )
-from sevpn.net.repair import Living, clean_dead, living_tunnels
+from sevpn.net.repair import clean_dead
 from sevpn.net.rtnetlink import Netlink
 from sevpn.net.tap import DEFAULT_NAME, Tap, open_tap
+from sevpn.net.tunnels import claims_of, living_tunnels, refuse_what_is_taken
 
 if TYPE_CHECKING:
     from sevpn.wire.ethernet import MacAddress
@@ -148,10 +149,10 @@ class Host:
         Raises:
             HostError: The tunnel runs already, or something could not be undone.
         """
-        if not self._lock.take():
-            raise self._is_running(self._journal.read())
-        try:
-            with shared_lock(self._run):
+        with shared_lock(self._run):
+            if not self._lock.take():
+                raise self._is_running(self._journal.read())
+            try:
                 self._refuse_if_tap_lives()
                 done = clean_dead(
                     self._netlink,
@@ -160,11 +161,11 @@ class Host:
                     mine=self._tunnel,
                     checkpoint=self._checkpoint,
                 )
-        except BaseException:
-            if self._tap is None:
-                self._netlink.close()
-                self._lock.remove()
-            raise
+            except BaseException:
+                if self._tap is None:
+                    self._netlink.close()
+                    self._lock.remove()
+                raise
         for line in done:
             log.warning("a dead process had left this; undone", change=line)
         return done
@@ -203,7 +204,8 @@ class Host:
             alias = Alias(self._tunnel, self._servers)
             self._netlink.set_link(tap.name, mac=str(mac), mtu=mtu, alias=str(alias))
             self._tap = tap
-            self._write_journal()
+            with shared_lock(self._run):
+                self._write_journal()
         except BaseException:
             self._tap = None
             tap.close()
@@ -250,9 +252,9 @@ class Host:
         with shared_lock(self._run):
             self._choose_dns()
             found = self._netlink.find()
+            state = self._without_dns_if_off(state)
             self._claim(state, found)
-            wanted = with_half_defaults(self._without_dns_if_off(state), found)
-            changes = self._converge(found, wanted)
+            changes = self._converge(found, with_half_defaults(state, found))
             self._wanted = state
         self._check_default(state)
         return changes
@@ -287,9 +289,7 @@ class Host:
             found = self._netlink.find()
             changes = self._pin(found).changes
             if self._wanted is not None:
-                wanted = with_half_defaults(
-                    self._without_dns_if_off(self._wanted), found
-                )
+                wanted = with_half_defaults(self._wanted, found)
                 changes += self._converge(self._netlink.find(), wanted)
         return changes
 
@@ -389,7 +389,7 @@ class Host:
             return
         found = self._netlink.find()
         living = living_tunnels(self._run, found, mine=self._tunnel).values()
-        if not all(tunnel.is_known for tunnel in living):
+        if not all(tunnel.has_record for tunnel in living):
             return  # one of them may need it; the last one, or cleanup, removes it
         shared = {address for tunnel in living for address in tunnel.servers}
         candidates = [
@@ -531,17 +531,10 @@ class Host:
         return state
 
     def _claim(self, state: HostState, found: Found) -> None:
-        claims = {f"default-{family}" for family in state.default_families}
-        if self._without_dns_if_off(state).resolver is not None:
-            claims.add("dns")
+        claims = claims_of(state)
         others = living_tunnels(self._run, found, mine=self._tunnel)
-        for other in others.values():
-            for claim in sorted(claims & other.claims):
-                raise _is_taken(claim, other)
-        owner = self._resolv_conf.owner()
-        if "dns" in claims and owner is not None and owner in others:
-            raise _is_taken("dns", others[owner])
-        self._claims = frozenset(claims)
+        refuse_what_is_taken(claims, others, resolver_owner=self._resolv_conf.owner())
+        self._claims = claims
 
     # --- does it work ---
 
@@ -582,21 +575,6 @@ def cleanup(
             return clean_dead(netlink, runtime_dir, ResolvConf(etc_dir), only=tunnel)
     finally:
         netlink.close()
-
-
-def _is_taken(claim: str, other: Living) -> HostError:
-    process = f" (process {other.pid})" if other.pid else ""
-    if claim == "dns":
-        return HostError(
-            f"tunnel {other.name!r}{process} has set the name servers of this host, and only one can: "
-            f"end it with `sevpn down {other.name}`, or leave out --accept-dns",
-            operation="claim-dns",
-        )
-    return HostError(
-        f"tunnel {other.name!r}{process} has the default route of this host, and only one can: "
-        f"end it with `sevpn down {other.name}`, or leave out --accept-default-gateway",
-        operation="claim-default",
-    )
 
 
 def _ignore_router_advertisements(device: str) -> None:

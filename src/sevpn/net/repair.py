@@ -1,129 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tunnels live, and undoing what dead ones left.
+"""Undoing what dead tunnels left.
 
 Layer: net. Runs in: the control thread, under the shared lock.
 
-A tunnel lives when somebody holds the lock of its run folder, or when there is a
-TAP whose alias says so: the second holds even when /run/sevpn was deleted under
-it. What a dead one leaves is found without its journal, too:
+It is found without any journal, too:
 
-    routes     ours by protocol number, not into a living TAP, not to the server
-               of a living tunnel
+    routes       ours by protocol number, not into a living TAP, not to the server
+                 of a living tunnel
     resolv.conf  the marker names a tunnel that does not live; or no marker, and a
-               saved copy lies beside it
+                 saved copy lies beside it
     run folder   nobody holds its lock
+
+Who lives is the business of `tunnels.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 
 from sevpn.errors import HostError
 from sevpn.net.dns.file import ResolvConf
-from sevpn.net.journal import (
-    Journal,
-    Record,
-    TunnelLock,
-    network_namespace,
-    tunnel_folders,
-)
-from sevpn.net.model import Address, Found, Route, family_of, is_default
+from sevpn.net.journal import TunnelLock, tunnel_folders
+from sevpn.net.model import Found, Route
 from sevpn.net.plan import plan_removal
 from sevpn.net.rtnetlink import Netlink
+from sevpn.net.tunnels import Living, living_tunnels
 
-__all__ = ["Living", "clean_dead", "living_tunnels", "parsed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Living:
-    """A tunnel that lives, other than the one that asks."""
-
-    name: str
-    """Its name."""
-
-    pid: int | None = None
-    """Its process, where known."""
-
-    devices: frozenset[str] = frozenset()
-    """Its TAPs in this namespace; none while it has not opened one."""
-
-    servers: frozenset[Address] = frozenset()
-    """Addresses whose routes it needs."""
-
-    claims: frozenset[str] = frozenset()
-    """What only one tunnel may have, and it has."""
-
-    is_known: bool = True
-    """False when it may need routes that no record names."""
-
-
-def living_tunnels(
-    run_folder: Path, found: Found, *, mine: str | None
-) -> dict[str, Living]:
-    """Return the living tunnels but *mine*, by name.
-
-    Args:
-        run_folder: Where the tunnels' run folders are.
-        found: The host as it is.
-        mine: The tunnel that asks; `None` when none does.
-    """
-    living: dict[str, Living] = {}
-    for folder in tunnel_folders(run_folder):
-        lock = TunnelLock(folder)
-        if folder.name == mine:
-            continue
-        if lock.take():
-            lock.release()
-            continue
-        record = Journal(folder).read()
-        living[folder.name] = _from_record(folder.name, record)
-    for device, alias in found.tunnels().items():
-        if alias.tunnel == mine:
-            continue
-        known = living.get(alias.tunnel, Living(alias.tunnel, is_known=False))
-        living[alias.tunnel] = Living(
-            alias.tunnel,
-            known.pid,
-            known.devices | {device},
-            known.servers | frozenset(alias.servers),
-            known.claims | _claims_seen(found, device),
-            is_known=known.is_known or alias.is_complete,
-        )
-    return living
-
-
-def _from_record(name: str, record: Record | None) -> Living:
-    if record is None:
-        return Living(name, is_known=False)
-    is_here = record.namespace == network_namespace()
-    claims = frozenset(claim for claim in record.claims if is_here or claim == "dns")
-    servers = frozenset(parsed(record.servers)) if is_here else frozenset[Address]()
-    return Living(name, record.pid, servers=servers, claims=claims)
-
-
-def _claims_seen(found: Found, device: str) -> frozenset[str]:
-    return frozenset(
-        f"default-{family_of(entry.route.destination)}"
-        for entry in found.routes
-        if entry.is_ours
-        and entry.route.device == device
-        and is_default(entry.route.destination)
-    )
-
-
-def parsed(texts: tuple[str, ...]) -> list[Address]:
-    """Return the addresses among *texts*; a file may hold anything."""
-    addresses: list[Address] = []
-    for text in texts:
-        try:
-            addresses.append(ip_address(text))
-        except ValueError:
-            continue
-    return addresses
+__all__ = ["clean_dead"]
 
 
 def clean_dead(
@@ -188,7 +93,7 @@ def clean_dead(
 
 def _orphans(found: Found, living: dict[str, Living]) -> list[Route]:
     # A living tunnel that nobody knows the servers of might need any of them.
-    if not all(tunnel.is_known for tunnel in living.values()):
+    if not all(tunnel.has_record for tunnel in living.values()):
         return []
     changes = plan_removal(
         found.routes,
