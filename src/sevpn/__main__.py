@@ -4,9 +4,7 @@
 Layer: above all. Runs in: the main thread.
 """
 
-import sys
-
 from sevpn.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
