@@ -17,7 +17,7 @@ import pytest
 from sevpn.errors import HostError
 from sevpn.net.host import Host, cleanup
 from sevpn.net.model import HostState, Resolver, Route
-from sevpn.testing.sandbox import add_uplink, ip, sandboxed
+from sevpn.testing.sandbox import add_uplink, ip, mount, sandboxed
 from sevpn.wire.ethernet import MacAddress
 
 pytestmark = pytest.mark.netns
@@ -287,6 +287,40 @@ def test_a_dead_tunnel_is_cleaned_beside_a_living_one_that_needs_other_routes(
     assert [line.split()[0] for line in lines] == ["203.0.113.8", "203.0.113.9"]
     ours.undo()
     assert everything(tmp_path) == before
+
+
+@sandboxed
+def test_cleanup_of_one_tunnel_leaves_what_another_dead_one_left(
+    tmp_path: Path,
+) -> None:
+    before = prepare(tmp_path)
+    lives = [Life(tmp_path, name, stay=True) for name in ("plain", "dead")]
+    for life in lives:
+        life.kill()
+    ip("route add 203.0.113.99 via 192.0.2.1 proto 224")  # nobody's
+
+    done = cleanup(tmp_path / "run", etc_dir=tmp_path, tunnel="plain")
+
+    assert done == [
+        "ip route del 203.0.113.99 via 192.0.2.1 dev eth0",
+        "clear the run folder of plain",
+    ]
+    assert (tmp_path / "resolv.conf").read_text(encoding="ascii") != OLD
+    assert (
+        cleanup(tmp_path / "run", etc_dir=tmp_path, tunnel="dead")[-1]
+        == "clear the run folder of dead"
+    )
+    assert everything(tmp_path) == before
+
+
+@sandboxed
+def test_cleanup_works_where_etc_is_read_only(tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "resolv.conf").write_text(OLD, encoding="ascii")
+    mount(etc, etc, options="ro")
+
+    assert cleanup(tmp_path / "run", etc_dir=etc) == []
 
 
 @sandboxed

@@ -561,7 +561,7 @@ def cleanup(
     Args:
         runtime_dir: Where run folders are; may have been deleted.
         etc_dir: Where resolv.conf is.
-        tunnel: Clear the run folder of this tunnel only.
+        tunnel: Leave alone what the journals of other dead tunnels name.
 
     Returns:
         A line for each thing that was undone.

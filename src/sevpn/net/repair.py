@@ -16,7 +16,7 @@ Who lives is the business of `tunnels.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from sevpn.net.journal import TunnelLock, tunnel_folders
 from sevpn.net.model import Found, Route
 from sevpn.net.plan import plan_removal
 from sevpn.net.rtnetlink import Netlink
-from sevpn.net.tunnels import Living, living_tunnels
+from sevpn.net.tunnels import Known, dead_tunnels, living_tunnels
 
 __all__ = ["clean_dead"]
 
@@ -48,8 +48,8 @@ def clean_dead(
         resolv_conf: The file of names.
         mine: The tunnel that asks: it holds its lock and counts as dead, because
             it has made nothing yet. Its folder stays.
-        only: Clear the run folder of this tunnel only. Routes and resolv.conf
-            that belong to nobody are removed in any case.
+        only: Leave alone what another dead tunnel's journal names. What no journal
+            names is removed in any case.
         checkpoint: Called before each step, for tests that crash there.
 
     Returns:
@@ -59,16 +59,21 @@ def clean_dead(
         HostError: Something could not be undone; the rest was.
     """
     found = netlink.find()
-    living = living_tunnels(run_folder, found, mine=mine)
+    spared = living_tunnels(run_folder, found, mine=mine)
+    if only is not None:
+        spared |= dead_tunnels(run_folder, but={*spared, only, mine})
     steps: list[tuple[str, Callable[[], object]]] = []
     owner = resolv_conf.owner()
     if owner is None:
-        resolv_conf.forget_stale_copy()
-    elif owner not in living:
+        if resolv_conf.has_stale_copy:
+            steps.append(
+                ("forget the saved copy of resolv.conf", resolv_conf.forget_stale_copy)
+            )
+    elif owner not in spared:
         steps.append(("restore /etc/resolv.conf", resolv_conf.restore))
     steps += [
         (f"ip route del {route}", partial(netlink.remove_route, route))
-        for route in _orphans(found, living)
+        for route in _orphans(found, spared.values())
     ]
     done: list[str] = []
     errors: list[HostError] = []
@@ -81,23 +86,22 @@ def clean_dead(
             errors.append(error)
     if errors:
         raise errors[0]  # the folders stay: they say what is still to be done
-    spared = {*living, mine}
     for folder in tunnel_folders(run_folder):
         lock = TunnelLock(folder)
-        if folder.name not in spared and only in {None, folder.name} and lock.take():
+        if folder.name not in {*spared, mine} and lock.take():
             checkpoint(f"clear {folder.name}")
             lock.clear()
             done.append(f"clear the run folder of {folder.name}")
     return done
 
 
-def _orphans(found: Found, living: dict[str, Living]) -> list[Route]:
+def _orphans(found: Found, spared: Collection[Known]) -> list[Route]:
     # A living tunnel that nobody knows the servers of might need any of them.
-    if not all(tunnel.has_record for tunnel in living.values()):
+    if not all(tunnel.has_record for tunnel in spared):
         return []
     changes = plan_removal(
         found.routes,
-        keep={address for tunnel in living.values() for address in tunnel.servers},
+        keep={address for tunnel in spared for address in tunnel.servers},
         living_devices=found.devices_of_tunnels(),
     )
     return [change.route for change in changes]

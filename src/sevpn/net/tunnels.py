@@ -10,7 +10,7 @@ it, and then the alias says which servers it needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,12 +25,18 @@ from sevpn.net.journal import (
 )
 from sevpn.net.model import Address, Found, HostState, family_of, is_default
 
-__all__ = ["Living", "claims_of", "living_tunnels", "refuse_what_is_taken"]
+__all__ = [
+    "Known",
+    "claims_of",
+    "dead_tunnels",
+    "living_tunnels",
+    "refuse_what_is_taken",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Living:
-    """A tunnel that lives, other than the one that asks."""
+class Known:
+    """What is known of a tunnel, other than the one that asks."""
 
     name: str
     """Its name."""
@@ -53,7 +59,7 @@ class Living:
 
 def living_tunnels(
     run_folder: Path, found: Found, *, mine: str | None
-) -> dict[str, Living]:
+) -> dict[str, Known]:
     """Return the living tunnels but *mine*, by name.
 
     Args:
@@ -61,7 +67,7 @@ def living_tunnels(
         found: The host as it is.
         mine: The tunnel that asks; `None` when none does.
     """
-    living: dict[str, Living] = {}
+    living: dict[str, Known] = {}
     for folder in tunnel_folders(run_folder):
         if folder.name != mine and not _is_free(TunnelLock(folder)):
             living[folder.name] = _from_record(folder.name, Journal(folder).read())
@@ -69,8 +75,8 @@ def living_tunnels(
         if alias.tunnel == mine:
             continue
         # Without its run folder, the alias alone must say what it needs.
-        known = living.get(alias.tunnel, Living(alias.tunnel, has_record=False))
-        living[alias.tunnel] = Living(
+        known = living.get(alias.tunnel, Known(alias.tunnel, has_record=False))
+        living[alias.tunnel] = Known(
             alias.tunnel,
             known.pid,
             known.devices | {device},
@@ -84,6 +90,20 @@ def living_tunnels(
     }
 
 
+def dead_tunnels(run_folder: Path, *, but: Collection[str | None]) -> dict[str, Known]:
+    """Return what dead tunnels have left a journal about, those named in *but* left out."""
+    records = {
+        folder.name: Journal(folder).read()
+        for folder in tunnel_folders(run_folder)
+        if folder.name not in but
+    }
+    return {
+        name: _from_record(name, record)
+        for name, record in records.items()
+        if record is not None
+    }
+
+
 def _is_free(lock: TunnelLock) -> bool:
     """Whether nobody holds *lock*; harmless, because locks are taken under the shared one only."""
     is_free = lock.take()
@@ -91,14 +111,14 @@ def _is_free(lock: TunnelLock) -> bool:
     return is_free
 
 
-def _from_record(name: str, record: Record | None) -> Living:
+def _from_record(name: str, record: Record | None) -> Known:
     if record is None:
         # It is only just starting; or its files were deleted, then its TAP tells.
-        return Living(name, has_record=False)
+        return Known(name, has_record=False)
     is_here = record.namespace == network_namespace()
     claims = frozenset(claim for claim in record.claims if is_here or claim == "dns")
     servers = frozenset(_parsed(record.servers)) if is_here else frozenset[Address]()
-    return Living(name, record.pid, servers=servers, claims=claims)
+    return Known(name, record.pid, servers=servers, claims=claims)
 
 
 def _claims_seen(found: Found, device: str) -> frozenset[str]:
@@ -129,7 +149,7 @@ def claims_of(state: HostState) -> frozenset[str]:
 
 
 def refuse_what_is_taken(
-    claims: frozenset[str], others: Mapping[str, Living], *, resolver_owner: str | None
+    claims: frozenset[str], others: Mapping[str, Known], *, resolver_owner: str | None
 ) -> None:
     """Refuse if one of *claims* belongs to one of *others*.
 
@@ -148,7 +168,7 @@ def refuse_what_is_taken(
         raise _is_taken("dns", others[resolver_owner])
 
 
-def _is_taken(claim: str, other: Living) -> HostError:
+def _is_taken(claim: str, other: Known) -> HostError:
     process = f" (process {other.pid})" if other.pid else ""
     if claim == "dns":
         return HostError(

@@ -86,9 +86,10 @@ class ResolvConf:
         return None if content is None else marker_owner(content)
 
     @property
-    def has_saved_copy(self) -> bool:
-        """Whether a saved copy lies there."""
-        return os.path.lexists(self._saved)
+    def has_stale_copy(self) -> bool:
+        """Whether a crash left something beside a resolv.conf that is not ours."""
+        has_saved = self.owner() is None and os.path.lexists(self._saved)
+        return has_saved or os.path.lexists(self._new)
 
     def set(self, resolver: Resolver, *, tunnel: str) -> None:
         """Save what is there, unless it is ours already, and write *resolver*.
@@ -102,7 +103,7 @@ class ResolvConf:
                 self._save()
             self._put(render(resolver, tunnel=tunnel))
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(HostError):
                 self.forget_stale_copy()
             raise self._cannot("write", error) from error
 
@@ -128,15 +129,22 @@ class ResolvConf:
         return True
 
     def forget_stale_copy(self) -> None:
-        """Delete what a crash left beside a resolv.conf that is not ours."""
-        if self.owner() is None:
-            self._saved.unlink(missing_ok=True)
-        self._new.unlink(missing_ok=True)
+        """Delete what a crash left beside a resolv.conf that is not ours.
+
+        Raises:
+            HostError: It cannot be deleted.
+        """
+        try:
+            if self.owner() is None:
+                _remove(self._saved)
+            _remove(self._new)
+        except OSError as error:
+            raise self._cannot("clean up beside", error) from error
 
     # --- steps ---
 
     def _save(self) -> None:
-        self._saved.unlink(missing_ok=True)
+        _remove(self._saved)
         try:
             mode = self._path.lstat().st_mode
         except FileNotFoundError:
@@ -166,7 +174,7 @@ class ResolvConf:
         self._become(self._new, content)
 
     def _put_back(self) -> None:
-        if not self.has_saved_copy:
+        if not os.path.lexists(self._saved):
             raise OSError(
                 errno.ENOENT,
                 f"{self._saved} is gone, so nobody knows what was there before",
@@ -199,7 +207,7 @@ class ResolvConf:
         _sync_folder(self._path.parent)
 
     def _cannot(self, verb: str, error: OSError) -> HostError:
-        operation = f"{verb}-resolver"
+        operation = f"{verb.split(maxsplit=1)[0]}-resolver"
         hint = (
             "leave names alone with --dns-mode off"
             if verb == "write"
@@ -236,7 +244,7 @@ def _read(path: Path) -> bytes | None:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     """Write a file that was not there, whole and on disk."""
-    path.unlink(missing_ok=True)
+    _remove(path)
     # O_EXCL: never through a link that somebody put there meanwhile.
     descriptor = os.open(
         path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
@@ -246,6 +254,12 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
+
+
+def _remove(path: Path) -> None:
+    # Asked first, because a read-only file system refuses to delete even nothing.
+    if os.path.lexists(path):
+        path.unlink()
 
 
 def _write_in_place(path: Path, content: bytes) -> None:
