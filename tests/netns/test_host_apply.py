@@ -390,3 +390,23 @@ def test_names_are_left_alone_when_dns_is_off(tmp_path: Path) -> None:
     assert host.describe().dns_backend == "off"
     assert host.describe().dns_servers == ()
     host.undo()
+
+
+@sandboxed
+def test_the_report_tells_when_somebody_else_has_written_resolv_conf(
+    tmp_path: Path,
+) -> None:
+    host, _ = start(tmp_path)
+    host.apply(HostState("sevpn0", 1500, (), (), Resolver((ip_address("10.0.0.1"),))))
+    assert host.describe().dns_servers == ("10.0.0.1",)
+    assert "nobody manages" in host.describe().dns_reason
+
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.99\n", encoding="ascii")
+
+    assert host.describe().dns_servers == ()
+    assert "somebody else" in host.describe().dns_reason
+    host.release_addresses()
+    assert (tmp_path / "resolv.conf").read_text(
+        encoding="ascii"
+    ) == "nameserver 192.0.2.99\n"
+    host.undo()

@@ -356,16 +356,21 @@ class Host:
             self._monitor = None
 
     def describe(self) -> HostReport:
-        """Return what this tunnel has changed, without asking the kernel."""
+        """Return what this tunnel has changed; reads resolv.conf, asks the kernel nothing."""
         choice = self._choose_dns()
-        resolver = self._made.resolver
+        reason, servers = choice.reason, tuple[str, ...]()
+        if self._made.resolver is not None:
+            if self._resolv_conf.owner() == self._tunnel:
+                servers = tuple(str(server) for server in self._made.resolver.servers)
+            else:
+                reason = (
+                    "somebody else has written resolv.conf since; it is left as it is"
+                )
         return HostReport(
             routes=tuple(str(route) for route in (*self._routes, *self._server_routes)),
             dns_backend=choice.backend,
-            dns_reason=choice.reason,
-            dns_servers=tuple(str(server) for server in resolver.servers)
-            if resolver
-            else (),
+            dns_reason=reason,
+            dns_servers=servers,
         )
 
     def _choose_dns(self) -> Choice:

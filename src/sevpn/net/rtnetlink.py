@@ -278,8 +278,12 @@ class Netlink:
         message["table"] = MAIN_TABLE
         message["attrs"] = [("RTA_TABLE", MAIN_TABLE)]
         bodies = self._list("list routes", _RTM_GETROUTE, message, fine=_NO_TABLE)
+        # A kernel without IPv6 answers a question about it with all that it has.
         return [
-            route for body in bodies for route in read_routes(codec.route, body, names)
+            found
+            for body in bodies
+            for found in read_routes(codec.route, body, names)
+            if family_of(found.route.destination) == family
         ]
 
     # --- what is changed ---
