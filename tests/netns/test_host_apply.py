@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sevpn.errors import HostError
-from sevpn.net.host import Host
+from sevpn.net.host import Host, cleanup
 from sevpn.net.model import HostState, Resolver, Route
 from sevpn.net.rtnetlink import Netlink
 from sevpn.net.tap import Tap
@@ -410,3 +410,43 @@ def test_the_report_tells_when_somebody_else_has_written_resolv_conf(
         encoding="ascii"
     ) == "nameserver 192.0.2.99\n"
     host.undo()
+
+
+@sandboxed
+def test_the_run_folder_goes_when_the_last_file_in_it_has_gone(tmp_path: Path) -> None:
+    host, _ = start(tmp_path)
+    sock = tmp_path / "run/office/control.sock"
+    sock.touch()
+
+    host.undo()
+    assert sock.exists()
+    sock.unlink()
+    host.close()
+    host.close()
+
+    assert not (tmp_path / "run").exists()
+
+
+@sandboxed
+def test_closing_without_undoing_leaves_the_journal_to_cleanup(tmp_path: Path) -> None:
+    add_uplink("eth0", "192.0.2.2/24", gateway="192.0.2.1")
+    host, tap = start(tmp_path)
+
+    host.close()
+    tap.close()
+
+    assert (tmp_path / "run/office/journal").exists()
+    assert cleanup(tmp_path / "run", etc_dir=tmp_path) == [
+        "ip route del 203.0.113.7 via 192.0.2.1 dev eth0",
+        "clear the run folder of office",
+    ]
+
+
+@sandboxed
+def test_a_host_that_only_recovered_gives_its_folder_back(tmp_path: Path) -> None:
+    host = Host(tunnel="office", runtime_dir=tmp_path / "run", etc_dir=tmp_path)
+    host.recover()
+
+    host.close()
+
+    assert not (tmp_path / "run").exists()

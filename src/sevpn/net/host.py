@@ -12,6 +12,7 @@ The life of one tunnel, as the supervisor leads it:
       release_addresses  the session is lost: all of that goes, TAP and pins stay
     repin              the network underneath has changed
     undo               everything goes, the TAP last
+    close              the run folder, once nothing else lies in it
 
 Each change is in the journal before it is made (journal.py), is one step of a
 plan (plan.py), and is taken back if a later step of the same plan fails. Only
@@ -326,6 +327,19 @@ class Host:
         self._netlink.close()
         if errors:
             raise errors[0]
+
+    def close(self) -> None:
+        """Give back the run folder; call last, when nobody else needs it any more.
+
+        :meth:`undo` cannot delete it while a control socket lies in it. The journal
+        of a failed undo stays. Safe to call at any time and again.
+        """
+        self.unwatch()
+        self._netlink.close()
+        if self._run.exists():
+            with contextlib.suppress(HostError), shared_lock(self._run):
+                self._lock.remove()
+        self._lock.release()
 
     @contextlib.contextmanager
     def _collecting(self, errors: list[HostError]) -> Generator[None]:
