@@ -13,12 +13,16 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+
+from sevpn.log import Form, configure
 
 __all__ = ["Output", "command", "fold_common_options", "nearest"]
 
@@ -49,6 +53,20 @@ class Output:
         """Print a remark that is no answer, on standard error."""
         if not self.quiet:
             click.echo(text, err=True)
+
+    def start_log(self) -> None:
+        """Let the log of this process go to standard error, as much as is wanted."""
+        level = logging.WARNING
+        if self.quiet:
+            level = logging.ERROR
+        elif self.debug:
+            level = logging.DEBUG
+        elif self.verbose:
+            level = logging.INFO
+        form = Form.JSON if self.as_json else Form.TERMINAL
+        if "JOURNAL_STREAM" in os.environ and not self.as_json:
+            form = Form.JOURNAL
+        configure(sys.stderr, level=level, form=form)
 
     @property
     def is_terminal(self) -> bool:

@@ -43,6 +43,7 @@ def command(
 
     TARGET is a profile's name, or HOST[:PORT]/HUB, or HOST[:PORT].
     """
+    output.start_log()
     prepared = prepare(target, name=name, overrides=given(values), environ=os.environ)
     if detach:
         return _detached(prepared, output)

@@ -25,7 +25,7 @@ from typing import Any, Final
 from sevpn.testing.machine import Finished, Machine, connect, end, eventually
 from sevpn.testing.peers import SoftEtherServer
 
-__all__ = ["SERVER", "Client", "Hub", "Network", "Up"]
+__all__ = ["SERVER", "Client", "EmbeddedServer", "Hub", "Network", "Up"]
 
 SERVER: Final = "192.0.2.1"
 """The server's address on the outer network."""
@@ -149,6 +149,102 @@ class Up:
         return Finished(self.process.returncode, out, err)
 
 
+class EmbeddedServer:
+    """Our own server on a machine, with what shall go wrong.
+
+    It has one hub TEST with the user alice (password 'secret'), a virtual
+    gateway 10.77.0.254 and DHCP, and listens on 127.0.0.1 and all other addresses,
+    port 443.
+
+    Args:
+        machine: Where.
+        setup: Python that is run with the server before it starts; it knows
+            `server`, `faults` and all names of `sevpn.server.faults`.
+        hub: Python keyword arguments of the hub's HubConfig: `max_sessions=1`.
+        dhcp: Likewise of its DhcpConfig.
+        config: Likewise of the ServerConfig.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        setup: str = "",
+        hub: str = "",
+        dhcp: str = "",
+        config: str = "",
+    ) -> None:
+        program = _EMBEDDED.format(setup=setup, hub=hub, dhcp=dhcp, config=config)
+        self._process = machine.popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().split()
+        if not line:
+            _, err = self._process.communicate()
+            raise AssertionError(f"the embedded server did not start:\n{err}")
+        self.pin = line[0]
+        """Its certificate, as `--pin` takes it."""
+
+    def do(self, line: str) -> str:
+        """Run a line of Python in the server, and return what it evaluates to."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+
+
+_EMBEDDED: Final = """
+import asyncio, sys
+from ipaddress import *
+from pathlib import Path
+from sevpn.config.secret import Secret
+from sevpn.server.config import *
+from sevpn.server.config import StoredPassword
+from sevpn.server.faults import *
+from sevpn.server.policy import Policy
+from sevpn.server.server import Server
+
+async def main():
+    hub = HubConfig(
+        name="TEST",
+        users=(
+            User(name="alice", password=StoredPassword(Secret("secret"))),
+            User(name="guest", auth="anonymous"),
+        ),
+        gateway=IPv4Interface("10.77.0.254/24"),
+        dhcp=DhcpConfig({dhcp}),
+        {hub}
+    )
+    server = Server(ServerConfig(**(dict(listen=("0.0.0.0:443",), hubs=(hub,)) | dict({config}))))
+    faults = server.faults
+    {setup}
+    await server.start()
+    print("sha256:" + server.certificate_sha256, flush=True)
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+
+    def obey():
+        line = sys.stdin.readline()
+        if not line:
+            over.set()
+            return
+        scope = dict(globals()) | dict(server=server, faults=faults)
+        print(repr(eval(line, scope)), flush=True)
+
+    loop.add_reader(sys.stdin, obey)
+    await over.wait()
+    await server.stop()
+
+asyncio.run(main())
+"""
+
+
 @dataclass
 class Client:
     """A machine with sevpn on it."""
@@ -158,6 +254,11 @@ class Client:
 
     environment: dict[str, str] = field(default_factory=dict)
     """More of sevpn's environment."""
+
+    @property
+    def program(self) -> Path:
+        """The sevpn that is tested, as it is installed."""
+        return _SEVPN
 
     def sevpn(
         self,

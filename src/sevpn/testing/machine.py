@@ -208,6 +208,11 @@ class Machine:
         """Run a Python script that must succeed, and return its output."""
         return self.check(sys.executable, "-c", script, *argv, **settings)
 
+    def end(self, child: subprocess.Popen[str]) -> None:
+        """End a program that was started here."""
+        end(child)
+        self._children.remove(child)
+
     def _enter(self) -> list[str]:
         return [
             "nsenter",

@@ -40,8 +40,8 @@ from sevpn.transport.tls import TrustPolicy
 
 __all__ = ["Destination", "OpenedSession", "open_session"]
 
-_WELCOME_S: Final = 30.0
-_APPROVAL_S: Final = 120.0
+_APPROVAL_FACTOR: Final = 4
+"""A person or another server that has to approve takes longer: 120 s for 30 s."""
 
 Address = IPv4Address | IPv6Address
 
@@ -74,9 +74,8 @@ class Destination:
     @property
     def welcome_s(self) -> float:
         """Seconds that the server may take for the login."""
-        return (
-            _APPROVAL_S if isinstance(self.credentials, PlainPassword) else _WELCOME_S
-        )
+        is_slow = isinstance(self.credentials, PlainPassword)
+        return self.hello_s * (_APPROVAL_FACTOR if is_slow else 1)
 
 
 @dataclass(frozen=True, slots=True)

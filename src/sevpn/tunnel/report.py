@@ -151,7 +151,7 @@ class Reporter:
                 if delay_s >= 1
                 else "; next attempt now"
             )
-        self._tell("state", text, facts, is_trouble=error is not None)
+        self._tell("state", text, facts)
 
     def resolved(self, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
         """The server's name has these addresses."""
@@ -268,16 +268,15 @@ class Reporter:
         for sentence in sentences:
             if sentence not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
                 self._warnings.append(sentence)
-                self._tell("warning", sentence, {}, is_trouble=True)
+                self._tell("warning", sentence, {})
 
     def new_attempt(self) -> None:
         """What was warned of belonged to an earlier session."""
         self._warnings.clear()
 
-    def _tell(
-        self, event: str, text: str, facts: dict[str, Any], *, is_trouble: bool = False
-    ) -> None:
-        (log.warning if is_trouble else log.debug)(event, state=self._state, text=text)
+    def _tell(self, event: str, text: str, facts: dict[str, Any]) -> None:
+        # What a listener shows a person is not logged a second time.
+        log.debug(event, state=self._state, text=text)
         told: Event = {
             "at": _now(),
             "event": event,
