@@ -122,7 +122,7 @@ class ScriptedClient:
         self, login: Pack | None = None, *, password: str | None = None
     ) -> Pack:
         """Send a login, by default of the anonymous user alice; with a password, its proof."""
-        login = login or login_pack()
+        login = login_pack() if login is None else login
         if password is not None:
             hashed = hash_password(login.get_str("username"), password)
             proof = secure_password(hashed, self.hello.challenge)
@@ -166,15 +166,17 @@ class ScriptedClient:
 
     async def ended(self, *, within_s: float = 5.0) -> str:
         """Wait for the end and return how it came: `fin`, or `reset`."""
-        async with asyncio.timeout(within_s):
-            while True:
-                try:
-                    if not await self.reader.read(65536):
-                        return "fin"
-                except ConnectionResetError:
-                    return "reset"
-                except ssl.SSLError:
-                    return "fin"  # without close_notify, as the original ends
+        try:
+            async with asyncio.timeout(within_s):
+                while await self.reader.read(65536):
+                    pass
+        except ConnectionResetError:
+            return "reset"
+        except ssl.SSLError:
+            pass  # without close_notify, as the original ends
+        finally:
+            self.writer.transport.abort()
+        return "fin"
 
     async def close(self) -> None:
         """End with FIN."""

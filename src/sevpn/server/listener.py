@@ -250,15 +250,16 @@ class _Handshake:
     async def _next_pack(self) -> Pack | None:
         """Return what is no noop; None if it cannot be read, or after too many of them."""
         try:
-            for _ in range(_MAX_NOOPS + 1):
-                request = await self._next_request()
-                pack = _login_pack(request)
+            pack = _login_pack(await self._next_request())
+            for _ in range(_MAX_NOOPS):
                 if not is_noop(pack):
                     return pack
                 await self._send_pack(encode_noop())
+                pack = _login_pack(await self._next_request())
+            return None if is_noop(pack) else pack
         except RemoteProtocolError as error:
             log.debug("login cannot be read", peer=self._stream.peer[0], cause=error)
-        return None
+            return None
 
     async def _refuse(self, answer: Pack) -> NoReturn:
         """Send an error, and leave the connection to the client, which closes it at once."""

@@ -129,6 +129,7 @@ def _close(_sock: socket.socket, _context: ssl.SSLContext) -> None:
 
 
 def _reset(sock: socket.socket, _context: ssl.SSLContext) -> None:
+    sock.recv(65536)  # else the client's connect() itself may fail
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
