@@ -102,7 +102,10 @@ def _config_of(values: Mapping[str, Any], source: HostSource) -> ServerConfig:
 def _users(values: Mapping[str, Any], source: HostSource) -> tuple[User, ...]:
     users: list[User] = []
     if values["user"]:
-        reference = parse_reference(values["password"] or "prompt")
+        try:
+            reference = parse_reference(values["password"] or "prompt")
+        except ConfigError as error:
+            raise ConfigError(f"--password {error}") from None
         secret = resolve(reference, source, question=f"Password of {values['user']}: ")
         users.append(User(name=values["user"], password=StoredPassword(secret)))
     elif values["password"]:

@@ -407,7 +407,10 @@ def _reader(source: SecretSource, folder: Path) -> Callable[[type, Any], Any]:
     """Return what turns the strings of a file into values; msgspec adds the key to its errors."""
 
     def password(text: str) -> StoredPassword:
-        reference = parse_reference(text, folder=folder)
+        try:
+            reference = parse_reference(text, folder=folder)
+        except ConfigError as error:
+            raise ConfigError(f"the password {error}") from None
         return StoredPassword(resolve(reference, source, question="password: "))
 
     readers: Mapping[object, Callable[[str], object]] = {

@@ -1,40 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded server under a test's orders: in a thread, or on another machine.
+"""The embedded server under the orders of a test that has no event loop.
 
-Layer: testing. Runs in: the test's thread, beside a thread or process of the server.
+Layer: testing. Runs in: the test's thread, beside a thread of the server.
 
-    with RunningServer(ServerConfig(…)) as running:          in this process
+    with RunningServer(ServerConfig(…)) as running:
+        … connect to running.port …
         running.call(lambda server: server.cut(server.sessions()[0]))
 
-    server = RemoteServer(machine, TOML_TEXT)                 on a machine
-    server.do("server.faults.at(Stage.HELLO, AnswerError(9))")
-    server.do("len(server.sessions())")                       -> 1
-
-As a program, `python -m sevpn.testing.embedded FILE`, it runs the server of that
-file and carries out Python lines from its standard input, one answer line each. The
-names of sevpn.server.faults, `server`, `listen` and `json` are known to them.
+On a machine of its own it is started by testing/lab.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
 
-from sevpn.config.hostsource import HostSource
-from sevpn.server import faults as server_faults
 from sevpn.server.certificate import Identity
-from sevpn.server.config import ServerConfig, load_config
+from sevpn.server.config import ServerConfig
 from sevpn.server.server import Server
-from sevpn.testing.machine import Machine
 
-__all__ = ["RemoteServer", "RunningServer"]
+__all__ = ["RunningServer"]
 
 T = TypeVar("T")
 
@@ -93,86 +80,3 @@ class RunningServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-class RemoteServer:
-    """The server on a machine; it ends with the machine at the latest.
-
-    Args:
-        machine: Where.
-        config: The text of its configuration file.
-        env: What its secrets refer to.
-    """
-
-    def __init__(
-        self, machine: Machine, config: str, *, env: Mapping[str, str] | None = None
-    ) -> None:
-        machine.write("/etc/embedded.toml", config)
-        self._process = machine.popen(
-            [sys.executable, "-m", "sevpn.testing.embedded", "/etc/embedded.toml"],
-            env=env,
-            stdin=subprocess.PIPE,
-            stderr=None,
-        )
-        facts = self._answer()
-        self.port: int = facts["port"]
-        """Where it listens."""
-        self.pin: str = f"sha256:{facts['certificate_sha256']}"
-        """Its certificate, as `--pin` takes it."""
-
-    def do(self, line: str) -> Any:
-        """Have the server carry out a line of Python; return the value of an expression.
-
-        Raises:
-            AssertionError: It failed.
-        """
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        assert "failure" not in answer, f"{line}: {answer['failure']}"
-        return answer["value"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the embedded server has ended; see standard error"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-async def _serve(path: Path) -> None:
-    server = Server(load_config(path, HostSource(os.environ, ask=None)))
-    known = {name: getattr(server_faults, name) for name in server_faults.__all__}
-    known |= {"server": server, "json": json}
-    async with server:
-        _tell({"port": server.port, "certificate_sha256": server.certificate_sha256})
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
-        while line := await reader.readline():
-            _tell(await _carry_out(line.decode(), known))
-
-
-async def _carry_out(line: str, known: dict[str, Any]) -> dict[str, Any]:
-    try:
-        # What runs here is the test's own text, sent by the test through its own pipe.
-        value = eval(line, known)  # noqa: S307 - see above
-        if asyncio.iscoroutine(value):
-            value = await value
-    except SyntaxError:
-        exec(line, known)  # noqa: S102 - see above
-        value = None
-    except Exception as error:  # noqa: BLE001 - the test is told
-        return {"failure": repr(error)}
-    return {"value": value}
-
-
-def _tell(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer, default=repr), flush=True)  # noqa: T201 - the answer
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
