@@ -7,32 +7,26 @@ The frames are real, the client's clock is not: where it would wait, the clock j
 from __future__ import annotations
 
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
+from dhcp_subscriber import OURS, Subscriber, borrow_socket
 from sevpn.protocol.dhcp import (
     AddressConflict,
-    DhcpClient,
-    DhcpEvent,
-    Lease,
     LeaseLost,
-    LeaseObtained,
     LeaseRenewed,
     StaticRoute,
 )
 from sevpn.testing.machine import Machine, eventually
 from sevpn.testing.peers import Dnsmasq
 from sevpn.wire.arp import answer, decode_arp
-from sevpn.wire.dhcpv4 import CLIENT_PORT
 from sevpn.wire.ethernet import EtherType, MacAddress, decode_frame
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
-OURS = MacAddress.parse("5e:00:53:00:00:01")
 STRANGER = MacAddress.parse("5e:00:53:00:00:99")
 SERVER_IP = IPv4Address("198.51.100.1")
 OPTIONS = (
@@ -49,102 +43,31 @@ OPTIONS = (
     "dhcp-option=249,203.0.113.0/24,198.51.100.1",
 )
 
-_OPEN_SOCKET = """
-import socket, sys
-mine = socket.socket(fileno=int(sys.argv[1]))
-raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-raw.bind(("ours", 0))
-socket.send_fds(mine, [b"x"], [raw.fileno()])
-"""
+_RAW_SOCKET = """socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+made.bind(("ours", 0))"""
 
 
 class Cable:
     """The client's end of the cable; frames are those that come in only."""
 
     def __init__(self, machine: Machine) -> None:
-        here, there = socket.socketpair()
-        with here, there:
-            child = machine.popen(
-                [sys.executable, "-c", _OPEN_SOCKET, str(there.fileno())],
-                pass_fds=[there.fileno()],
-            )
-            _, (fd,), _, _ = socket.recv_fds(here, 1, 1)
-            assert child.wait(10) == 0
-        self._socket = socket.socket(fileno=fd)
+        self._socket = borrow_socket(machine, _RAW_SOCKET)
         self._socket.settimeout(0.3)
 
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
 
     def receive(self) -> bytes | None:
-        """Return the next frame; None after a third of a second of silence."""
         while True:
             try:
                 frame, (_, _, kind, *_) = self._socket.recvfrom(2048)
             except TimeoutError:
                 return None
             if kind != socket.PACKET_OUTGOING:
-                return frame
+                return bytes(frame)
 
     def close(self) -> None:
         self._socket.close()
-
-
-class Subscriber:
-    """A client on the cable, with a clock that jumps over every wait."""
-
-    def __init__(self, cable: Cable, *, remembered: Lease | None = None) -> None:
-        self._cable = cable
-        self.now = 1000.0
-        self.heard: list[bytes] = []
-        self.neighbour: Callable[[bytes], bytes | None] = lambda _: None
-        """What another host says to a frame of the client."""
-        self.client = DhcpClient(
-            mac=OURS, random=_random, hostname="laptop", remembered=remembered
-        )
-        self.client.start(self.now)
-
-    def next_event(self) -> DhcpEvent:
-        """Let frames and deadlines pass until the client says something."""
-        for _ in range(100):
-            self._send()
-            event = self.client.next_event()
-            if event is not None:
-                return event
-            self._take(self._cable.receive())
-        raise AssertionError(f"no event: {self.client.what_was_heard}")
-
-    def jump_to(self, at: float) -> None:
-        """Let time pass and keep the deadline that is due then."""
-        self.now = at
-        self.client.handle_deadline(at)
-
-    def _take(self, frame: bytes | None) -> None:
-        if frame is not None:
-            self.heard.append(frame)
-            self.client.receive_frame(frame, self.now)
-            return
-        due = self.client.next_deadline()
-        assert due is not None
-        self.jump_to(due)
-
-    def obtain(self) -> Lease:
-        """Return the lease that must come next."""
-        event = self.next_event()
-        assert isinstance(event, LeaseObtained), event
-        self._send()
-        return event.lease
-
-    def _send(self) -> None:
-        for frame in self.client.frames_to_send():
-            self._cable.send(frame)
-            said = self.neighbour(frame)
-            if said is not None:
-                self.client.receive_frame(said, self.now)
-
-
-def _random(size: int) -> bytes:
-    return socket.inet_aton("198.51.100.7")[:size]
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +158,7 @@ def test_a_remembered_lease_is_confirmed_without_a_discover(cable: Cable) -> Non
 
     again = Subscriber(cable, remembered=lease)
     assert again.obtain().address == lease.address
-    replies = [frame for frame in again.heard if _is_dhcp(frame)]
-    assert len(replies) == 1
+    assert again.reply_count == 1
 
 
 def test_a_remembered_lease_of_another_network_is_refused_and_replaced(
@@ -247,7 +169,7 @@ def test_a_remembered_lease_of_another_network_is_refused_and_replaced(
 
     again = Subscriber(cable, remembered=moved)
     assert again.obtain().address == lease.address
-    assert len([frame for frame in again.heard if _is_dhcp(frame)]) == 3
+    assert again.reply_count == 3
 
 
 def test_an_address_that_a_neighbour_uses_is_declined_and_another_one_given(
@@ -277,9 +199,7 @@ def test_a_lease_that_is_given_back_is_free_again(
     lease = subscriber.obtain()
     assert server.leases() == [str(lease.address.ip)]
 
-    subscriber.client.release(subscriber.now)
-    for frame in subscriber.client.frames_to_send():
-        cable.send(frame)
+    subscriber.release()
     eventually(lambda: server.leases() == [], what="the release")
 
 
@@ -294,10 +214,3 @@ def test_a_server_that_ends_costs_the_address_when_the_lease_does(
     assert isinstance(event, LeaseLost)
     assert "has expired" in event.reason
     assert subscriber.now == lease.expires_at
-
-
-def _is_dhcp(frame: bytes) -> bool:
-    ethernet = decode_frame(frame)
-    return ethernet.ethertype == EtherType.IPV4 and ethernet.payload[
-        22:24
-    ] == CLIENT_PORT.to_bytes(2, "big")

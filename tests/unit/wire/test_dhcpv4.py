@@ -164,6 +164,29 @@ def test_the_vectors_of_a_real_dialogue_are_read() -> None:
     )
 
 
+def test_the_vector_of_securenats_ack_is_read_with_its_routes_in_two_pieces() -> None:
+    frame = decode_frame(VECTORS["securenat-ack"])
+    message = decode_message(decode_udp(decode_ipv4(frame.payload).payload).payload)
+
+    assert list(message.options) == [53, 54, 51, 15, 1, 3, 6, 121, 249]
+    routes = decode_classless_routes(message.options[Option.CLASSLESS_ROUTES])
+    assert routes == tuple(
+        StaticRoute(
+            IPv4Network((0x0A000000 + (number << 8), 24)), IPv4Address("192.168.30.1")
+        )
+        for number in range(1, 41)
+    )
+    assert message.options[121] == message.options[249]
+
+
+def test_the_vector_of_securenats_refusal_is_read() -> None:
+    frame = decode_frame(VECTORS["securenat-nak"])
+    message = decode_message(decode_udp(decode_ipv4(frame.payload).payload).payload)
+
+    assert message.message_type is MessageType.NAK
+    assert list(message.options) == [53, 54, 1]
+
+
 def test_what_is_sent_has_no_pad_before_its_end_mark_and_zeros_only_behind_it() -> None:
     encoded = encode_message(a_message(o53="01"))
 
