@@ -22,6 +22,7 @@ import http.server
 import os
 import secrets
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -208,7 +209,7 @@ async def _serve(password: str, told: int, orders: int) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     async with Server(_configuration(password)) as server:
-        web = http.server.ThreadingHTTPServer((str(_FILES.ip), 80), _Files)
+        web = _Web((str(_FILES.ip), 80), _Files)
         threading.Thread(target=web.serve_forever, daemon=True).start()
 
         def obey() -> None:
@@ -238,6 +239,13 @@ def _configuration(password: str) -> ServerConfig:
         tap=TapConfig(name="files", address=_FILES),
     )
     return ServerConfig(listen=(f"{SERVER}:443",), hubs=(hub,))
+
+
+class _Web(socketserver.ThreadingTCPServer):
+    """A web server; the library's own asks the DNS for its name before it listens."""
+
+    daemon_threads = True
+    allow_reuse_address = True
 
 
 class _Files(http.server.BaseHTTPRequestHandler):

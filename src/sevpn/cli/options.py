@@ -86,7 +86,7 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     ),
     (
         ("--mtu",),
-        {"type": click.IntRange(576, 1500), "help": "MTU. [1500, or the lease's]"},
+        {"type": click.IntRange(576, 1586), "help": "MTU. [1500, or the lease's]"},
     ),
     # addresses
     (("--dhcp/--no-dhcp",), {"help": "Ask for an address through the tunnel. [on]"}),

@@ -58,19 +58,22 @@ async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int
 
     steps = Steps(output)
     host = prepared.host
-    for line in host.recover():
-        output.note(f"left by an earlier run, and undone: {line}")
-    tunnel = Supervisor(prepared.job, host)
-    tunnel.subscribe(steps)
-    tunnel.subscribe(
-        lambda event: on_connected() if event["state"] == "connected" else None
-    )
-    control = ControlServer(tunnel, prepared.run_dir / SOCKET_NAME)
-    await control.open()
-    with _signals(tunnel) as received:
-        error = await tunnel.run()
-    steps.close()
-    await control.close()
+    try:
+        for line in host.recover():
+            output.note(f"left by an earlier run, and undone: {line}")
+        tunnel = Supervisor(prepared.job, host)
+        tunnel.subscribe(steps)
+        tunnel.subscribe(
+            lambda event: on_connected() if event["state"] == "connected" else None
+        )
+        control = ControlServer(tunnel, prepared.run_dir / SOCKET_NAME)
+        await control.open()
+        with _signals(tunnel) as received:
+            error = await tunnel.run()
+        steps.close()
+        await control.close()
+    finally:
+        host.close()
     return _code(error, tunnel.restore_error, received, output)
 
 

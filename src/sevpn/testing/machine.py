@@ -40,7 +40,8 @@ mount -t overlay -o lowerdir=/var,upperdir=/run/memory/var,workdir=/run/memory/v
 rm -f /etc/resolv.conf
 printf 'nameserver 192.0.2.53\\nsearch lab.test\\n' > /etc/resolv.conf
 ip link set lo up
-sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
+echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter
 echo ready
 exec sleep 100000
 """
