@@ -242,6 +242,40 @@ async def test_reading_is_paused_and_goes_on() -> None:
 
 
 @asynchronous
+async def test_a_sleeping_session_gives_out_a_burst_in_pieces_until_it_is_poked() -> (
+    None
+):
+    async with a_server() as server:
+        quiet = await ScriptedClient.logged_in(server)
+        loud = await ScriptedClient.logged_in(server)
+        server.faults.sleeps_on_bursts = True
+        frames = [
+            b"\xff" * 6
+            + b"\x5e\0\0\0\0\1\x88\xb5"
+            + bytes([number // 256, number % 256])
+            for number in range(300)
+        ]
+
+        loud.send(*frames)
+        assert len(await quiet.receive_all(for_s=0.2)) == 128
+        assert len(await quiet.receive(128, within_s=0.3)) == 128
+        quiet.writer.write(bytes(4))
+        assert await quiet.receive(44, within_s=0.2) == frames[256:]
+
+        loud.send(*frames * 5)
+        quiet.writer.write(bytes(4) * 20)
+        for _ in range(20):
+            quiet.writer.write(bytes(4))
+            await asyncio.sleep(0.02)
+        count = len(await quiet.receive_all(for_s=0.5))
+        # One turn may be on its way before the last of the burst has come.
+        assert 1024 <= count <= 1024 + 128
+        assert server.sessions()[0].counters.dropped_frames == 1500 - count
+        await quiet.close()
+        await loud.close()
+
+
+@asynchronous
 async def test_raw_bytes_are_written_into_a_session() -> None:
     async with a_server() as server:
         client = await ScriptedClient.logged_in(server)

@@ -142,6 +142,10 @@ class Faults:
         """Sessions are not read; see also :meth:`Server.apply_faults`."""
         self.are_keepalives_silent = False
         """Sessions get no keep-alives."""
+        self.sleeps_on_bursts = False
+        """Sessions get 128 frames and then none for 256 ms, unless the client says
+        something: what official servers do to one-way bursts. Beyond 1024 waiting
+        frames are lost."""
         self.drops_frames = False
         """Hubs deliver nothing: the session lives, the network behind it does not."""
 

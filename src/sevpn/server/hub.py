@@ -19,7 +19,7 @@ The hub polls each address it knows, from a MAC 00:AE:… of its own, and forget
 those that stay silent. Real hubs forget lazily, when a new address comes; this one
 in time, which is the worst case of theirs.
 
-Source: docs/reference/protocol.md#hub; SoftEtherVPN, Cedar/Hub.c, StorePacket().
+Source: docs/reference/protocol-data.md#mac-table and after; SoftEtherVPN, Cedar/Hub.c, StorePacket().
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import struct
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from sevpn.errors import RemoteProtocolError
@@ -37,6 +37,7 @@ from sevpn.server.policy import Policy
 from sevpn.wire.arp import ArpOperation, ArpPacket, encode_arp
 from sevpn.wire.dhcpv4 import MessageType, decode_message
 from sevpn.wire.ethernet import EtherType, Frame, MacAddress, encode_frame
+from sevpn.wire.nd import NeighbourSolicitation, encode_nd
 
 __all__ = ["FrameBytes", "Hub", "Port", "has_frame_shape"]
 
@@ -56,10 +57,13 @@ _MAX_BACKLOG: Final = 4096
 _BROADCAST: Final = b"\xff" * 6
 _NOBODY: Final = bytes(6)
 _IPV4: Final = b"\x08\x00"
+_IPV6: Final = b"\x86\xdd"
 _ARP: Final = b"\x08\x06"
 _VLAN: Final = b"\x81\x00"
 _UDP: Final = 17
 _ANY: Final = bytes(4)
+_ANY6: Final = bytes(16)
+_IPV6_LIMIT: Final = 15
 
 _KEYS: Final = struct.Struct("12s14x4s").unpack_from
 """Both MAC addresses of a frame, and the IPv4 source."""
@@ -81,7 +85,7 @@ class Port:
         self.macs: set[bytes] = set()
         """The hub's: MAC keys learned from it."""
         self.addresses: set[bytes] = set()
-        """The hub's: addresses learned from it or leased to it."""
+        """The hub's: IP addresses learned from it or leased to it, packed."""
         self.routes: dict[bytes, Port] = {}
         """The hub's: both MAC addresses of a frame -> where it goes, for a second."""
         self.sources: set[bytes] = set()
@@ -177,7 +181,7 @@ class Hub:
         return {
             IPv4Address(key): entry.port
             for key, entry in self._addresses.items()
-            if not self._is_expired(entry, now)
+            if len(key) == 4 and not self._is_expired(entry, now)
         }
 
     # --- frames ---------------------------------------------------------------
@@ -353,15 +357,18 @@ class Hub:
         self, source: Port, address: bytes, mac: bytes, now: float
     ) -> str:
         policy = source.policy
+        # Both rules are about IPv4 alone.
+        needs_lease = policy.dhcp_force and len(address) == 4
+        is_exclusive = policy.check_ip and len(address) == 4
         entry = self._known(address, now)
         if entry is None:
-            if policy.dhcp_force:
+            if needs_lease:
                 return "dhcp-force"
             return self._add_address(source, address, mac, now)
         if entry.port is not source:
-            if policy.dhcp_force:
+            if needs_lease:
                 return "dhcp-force"
-            if policy.check_ip and now - entry.used_at < _EXCLUSIVE_S:
+            if is_exclusive and now - entry.used_at < _EXCLUSIVE_S:
                 return "check-ip"
             self._drop_address(address)
             return self._add_address(source, address, mac, now)
@@ -373,10 +380,12 @@ class Hub:
         if not _is_private(address):
             return ""
         limit = source.policy.address_limit
+        if len(address) == 16:
+            limit = _IPV6_LIMIT if source.policy.no_routing else None
         if limit is not None:
             for known in tuple(source.addresses):
                 self._known(known, now)
-            if len(source.addresses) >= limit:
+            if sum(len(known) == len(address) for known in source.addresses) >= limit:
                 return "address-limit"
         if len(self._addresses) >= _MAX_ADDRESSES:
             return "address-table-full"
@@ -432,35 +441,43 @@ class Hub:
     # --- the hub's own traffic -------------------------------------------------
 
     def poll(self) -> None:
-        """Ask each IPv4 address used within a minute whether it is still there."""
+        """Ask each address used within a minute whether it is still there."""
         now = self._clock()
         questions: dict[Port, list[FrameBytes]] = {}
         for address, entry in tuple(self._addresses.items())[:_MAX_POLLS]:
             if self._known(address, now) is None:
                 continue
             if now - entry.used_at < _POLLED_S:
-                frame = self._question(IPv4Address(address), MacAddress(entry.mac))
+                frame = self._question(address, MacAddress(entry.mac))
                 questions.setdefault(entry.port, []).append(frame)
         for port, frames in questions.items():
             port.deliver(frames)
 
-    def _question(self, address: IPv4Address, mac: MacAddress) -> bytes:
+    def _question(self, address: bytes, mac: MacAddress) -> bytes:
         own = MacAddress(self.mac)
-        packet = ArpPacket(
-            operation=ArpOperation.REQUEST,
-            sender_mac=own,
-            sender_ip=IPv4Address(self.address),
-            target_mac=MacAddress(_NOBODY),
-            target_ip=address,
-        )
-        return encode_frame(
-            Frame(
-                destination=mac,
-                source=own,
-                ethertype=EtherType.ARP,
-                payload=encode_arp(packet),
+        if len(address) == 4:
+            kind = EtherType.ARP
+            payload = encode_arp(
+                ArpPacket(
+                    operation=ArpOperation.REQUEST,
+                    sender_mac=own,
+                    sender_ip=IPv4Address(self.address),
+                    target_mac=MacAddress(_NOBODY),
+                    target_ip=IPv4Address(address),
+                )
             )
-        )
+        else:
+            kind = EtherType.IPV6
+            target = IPv6Address(address)
+            source = _link_local(self.mac)
+            payload = encode_nd(NeighbourSolicitation(source, target, target, own))
+        return encode_frame(Frame(mac, own, kind, payload))
+
+
+def _link_local(mac: bytes) -> IPv6Address:
+    """Return the link-local address that derives from a MAC address (RFC 4291, appendix A)."""
+    identifier = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    return IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
 
 
 def has_frame_shape(frame: bytes) -> bool:
@@ -475,7 +492,7 @@ def has_frame_shape(frame: bytes) -> bool:
         return len(frame) >= 14 + 28
     if kind == _IPV4:
         return len(frame) >= 14 + 20
-    return True
+    return kind != _IPV6 or len(frame) >= 14 + 40
 
 
 def _udp_ports(frame: bytes) -> tuple[int, int] | None:
@@ -494,7 +511,7 @@ def _udp_ports(frame: bytes) -> tuple[int, int] | None:
 
 
 def _source_address(frame: bytes) -> bytes | None:
-    """Return the IPv4 address that a frame claims for its sender, if the rules look at it."""
+    """Return the IP address that a frame claims for its sender, if the rules look at it."""
     kind = frame[12:14]
     if kind == _ARP:
         address = frame[28:32]
@@ -503,11 +520,16 @@ def _source_address(frame: bytes) -> bytes | None:
         if ports is not None and ports in ((67, 68), (68, 67)):
             return None
         address = frame[26:30]
+    elif kind == _IPV6:
+        address = frame[22:38]
     else:
         return None
-    return None if address == _ANY else address
+    return None if address in (_ANY, _ANY6) else address
 
 
 def _is_private(address: bytes) -> bool:
+    """Whether the hub remembers such an address: real ones leave the Internet's out."""
+    if len(address) == 16:
+        return address[0] & 0xFE == 0xFC or address[:2] == b"\xfe\x80"
     is_shared = address[0] == 100 and 64 <= address[1] < 128
     return is_shared or IPv4Address(address).is_private

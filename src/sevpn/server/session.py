@@ -14,13 +14,15 @@ the time-out, since there is no way to log out. It does not count against
 MultiLogins, while a session whose client has vanished without a FIN does: its
 connection still stands.
 
-Source: docs/reference/protocol.md#session; SoftEtherVPN, Cedar/Session.c,
+Source: docs/reference/protocol.md#leaving; SoftEtherVPN, Cedar/Session.c,
 SessionMain(); Cedar/Connection.c, ConnectionReceive() and ConnectionSend().
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never, cast
@@ -45,6 +47,8 @@ __all__ = ["Session", "SessionCounters"]
 
 log = get_logger(__name__)
 
+_NAP_S: Final = 0.256
+_MAX_WAITING: Final = 1024
 _QUOTA: Final = 2_560_000
 _SMALLEST_QUOTA: Final = 320_000
 _SMALLEST_BULK: Final = 34
@@ -127,6 +131,9 @@ class Session(Port):
         # Connections that count and are not there: the first one, until it joins; and
         # those of a vanished client, which the server does not know are dead.
         self._phantoms = 1
+        # Frames that wait for a sleeping session: the fault sleeps_on_bursts.
+        self._waiting: deque[FrameBytes] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
         self._quota = max(_QUOTA // self.max_connections, _SMALLEST_QUOTA)
 
     def __repr__(self) -> str:
@@ -193,6 +200,7 @@ class Session(Port):
     def end(self) -> None:
         """End the session for good, with FIN and without a reason."""
         self.is_over = True
+        self._waiting.clear()
         self.cut(reset=False)
 
     def set_reading(self, *, is_reading: bool) -> None:
@@ -218,6 +226,8 @@ class Session(Port):
             return
         if cutter.has_items:
             self._timers.received(connection.number, self._clock())
+        if self._waiting:
+            self._take_turn()
         bulk, others = cutter.tcp_frames, cutter.others
         if not bulk and not others:
             return
@@ -237,6 +247,12 @@ class Session(Port):
 
     def deliver(self, frames: Sequence[FrameBytes]) -> None:
         """Send frames to the client; what finds no room is lost, as behind a real server."""
+        if self._faults.sleeps_on_bursts or self._waiting:
+            self._queue(frames)
+        else:
+            self._send(frames)
+
+    def _send(self, frames: Sequence[FrameBytes]) -> None:
         counters = self.counters
         # The youngest, as the original chooses.
         connection = next(reversed(self._connections.values()), None)
@@ -254,6 +270,26 @@ class Session(Port):
             counters.sent_frames += len(piece)
             counters.sent_bytes += len(batch)
             stream.write(batch)
+
+    def _queue(self, frames: Sequence[FrameBytes]) -> None:
+        """Let frames wait for the next turn; those that come to an empty queue wake it."""
+        room = _MAX_WAITING - len(self._waiting)
+        self.counters.dropped_frames += max(0, len(frames) - room)
+        is_woken = not self._waiting
+        self._waiting.extend(frames[:room])
+        if is_woken:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Send what one turn of the original sends, and sleep on the rest."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        count = min(len(self._waiting), FULL_BATCH)
+        self._send([self._waiting.popleft() for _ in range(count)])
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(_NAP_S, self._take_turn)
 
     # --- time -------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 import pytest
@@ -14,6 +14,12 @@ from sevpn.wire.arp import ArpOperation, announcement, decode_arp
 from sevpn.wire.dhcpv4 import Message, MessageType, Op, Option, encode_message
 from sevpn.wire.ethernet import BROADCAST, Frame, MacAddress, decode_frame, encode_frame
 from sevpn.wire.ipv4 import Ipv4Packet, encode_ipv4
+from sevpn.wire.nd import (
+    NeighbourAdvertisement,
+    NeighbourSolicitation,
+    decode_nd,
+    encode_nd,
+)
 from sevpn.wire.udp import UdpDatagram, udp_frame
 
 SERVER = MacAddress(b"\x5e\0\0\0\0\xfe")
@@ -550,6 +556,47 @@ def test_after_a_minute_of_silence_a_lease_is_not_asked_any_more() -> None:
 
     assert one.take() == []
     assert lab.hub.address_table() == {ip(7): one}
+
+
+def advertisement(number: int, address: str) -> bytes:
+    target = IPv6Address(address)
+    told = NeighbourAdvertisement(target, IPv6Address("ff02::1"), target, mac(number))
+    return encode_frame(Frame(BROADCAST, mac(number), 0x86DD, encode_nd(told)))
+
+
+def test_the_hub_asks_local_addresses_of_ipv6_too() -> None:
+    lab = Lab()
+    one = lab.port()
+    lab.send(one, advertisement(1, "fe80::1"), advertisement(1, "2001:db8::1"))
+
+    lab.hub.poll()
+
+    (frame,) = map(decode_frame, one.take())
+    asked = decode_nd(frame.payload)
+    assert frame.source.is_hub
+    assert isinstance(asked, NeighbourSolicitation)
+    assert asked.target == IPv6Address("fe80::1")
+    assert asked.source.is_link_local
+    assert asked.source_mac == frame.source
+
+
+def test_dhcp_force_lets_ipv6_pass() -> None:
+    lab = Lab()
+    one, two = lab.port(Policy(dhcp_force=True)), lab.port()
+
+    lab.send(one, advertisement(1, "fe80::1"))
+
+    assert len(two.take()) == 1
+
+
+def test_an_ordinary_session_has_fifteen_addresses_of_ipv6() -> None:
+    lab = Lab()
+    one, two = lab.port(Policy(no_routing=True)), lab.port()
+
+    lab.send(one, *(advertisement(1, f"fe80::{number:x}") for number in range(1, 21)))
+
+    assert len(two.take()) == 15
+    assert lab.hub.drops == {"address-limit": 5}
 
 
 # --- policy -------------------------------------------------------------------
