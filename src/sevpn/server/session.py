@@ -160,8 +160,9 @@ class Session(Port):
             stream: The connection; the session owns it from here on.
             trailing: What was read past the handshake.
         """
-        if self.is_over:
+        if self.is_over or stream.is_closed:
             stream.close()
+            self.cut()
             return
         self._made_count += 1
         number = self._made_count

@@ -136,13 +136,13 @@ class Stream:
 
         async def drain() -> None:
             while self.pending_bytes:
-                if self.is_closed:
-                    raise ConnectionLostError("the connection was closed")
                 await self._ready(self._loop.add_writer, self._loop.remove_writer)
                 self._flush()
 
         self.write(data)
         await self._within(drain(), deadline_s, "the answer was not taken")
+        if self.is_closed:
+            raise ConnectionLostError("the connection was closed")
 
     # --- callbacks: the session ----------------------------------------------
 
