@@ -13,9 +13,26 @@ from collections.abc import Iterator
 import pytest
 
 from sevpn.testing.lab import Client, Hub, Network
+from sevpn.testing.machine import Snapshot, host_facts, open_machines
 from sevpn.testing.peers import SoftEtherServer
 
 _numbers = itertools.count(1)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Show two unlike snapshots as what was lost and gained."""
+    if op == "==" and isinstance(left, Snapshot) and isinstance(right, Snapshot):
+        return ["the machine is not as it was:", *right.difference(left)]
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Whatever the tests of this folder made is gone when they have ended."""
+    before = host_facts()
+    yield
+    assert open_machines() == []
+    assert host_facts() == before
 
 
 @pytest.fixture(scope="session")
@@ -34,20 +51,16 @@ def real_server(network: Network) -> SoftEtherServer:
 def hub(real_server: SoftEtherServer) -> Hub:
     """A hub with SecureNAT and a user alice with password 'secret'."""
     name = f"HUB{next(_numbers)}"
-    real_server.create_hub(name, securenat=True)
-    made = Hub(real_server, name, real_server.certificate_sha256())
-    made.user("alice")
-    return made
+    real_server.create_hub(name, securenat=True, users={"alice": "secret"})
+    return Hub(real_server, name, real_server.certificate_sha256())
 
 
 @pytest.fixture
 def plain_hub(real_server: SoftEtherServer) -> Hub:
     """A hub with nothing but a user alice with password 'secret'."""
     name = f"HUB{next(_numbers)}"
-    real_server.create_hub(name)
-    made = Hub(real_server, name, real_server.certificate_sha256())
-    made.user("alice")
-    return made
+    real_server.create_hub(name, users={"alice": "secret"})
+    return Hub(real_server, name, real_server.certificate_sha256())
 
 
 @pytest.fixture

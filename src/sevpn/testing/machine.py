@@ -7,6 +7,9 @@ A :class:`Machine` is a process that does nothing but hold a network namespace a
 a mount namespace. What is started on it sees an empty network with `lo` up, an
 empty /run, and an /etc and a /var that it may change: changes go to memory and
 are gone with the machine. /etc/resolv.conf is a plain file with one name server.
+It makes nothing that has a name on this host, and it ends with the test, however
+that ends: its holder reads from a pipe of ours, and on its end kills all who live
+in its network.
 
     veth:   client ── 192.0.2.2 ═══ 192.0.2.1 ── server
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -28,7 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-__all__ = ["Finished", "Machine", "Snapshot", "connect", "eventually"]
+__all__ = [
+    "Finished",
+    "Machine",
+    "Snapshot",
+    "connect",
+    "end",
+    "eventually",
+    "host_facts",
+    "open_machines",
+]
 
 _SETUP: Final = """
 set -e
@@ -43,8 +56,18 @@ ip link set lo up
 echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
 echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter
 echo ready
-exec sleep 100000
+cat > /dev/null
+mine=$(readlink /proc/self/ns/net)
+for process in /proc/[0-9]*; do
+    if [ "$process" != /proc/$$ ] && [ "$(readlink "$process/ns/net" || true)" = "$mine" ]; then
+        kill -9 "${process#/proc/}" || true
+    fi
+done 2> /dev/null
 """
+"""Make the machine, hold it until the other end of standard input is closed, empty it."""
+
+_PATIENCE_S: Final = 5.0
+"""How long a program may take to end when it is told to."""
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -85,6 +108,19 @@ class Snapshot:
     leftovers: tuple[str, ...]
     """Files of sevpn below /run/sevpn, the lock of all tunnels apart, and in /etc."""
 
+    def difference(self, later: Snapshot) -> list[str]:
+        """Return what *later* has lost (`- …`) and gained (`+ …`), a line each."""
+        lines: list[str] = []
+        for name in self.__dataclass_fields__:
+            ours, theirs = _lines(getattr(self, name)), _lines(getattr(later, name))
+            lines += [f"- {name}: {line}" for line in ours if line not in theirs]
+            lines += [f"+ {name}: {line}" for line in theirs if line not in ours]
+        return lines
+
+
+def _lines(fact: str | tuple[str, ...]) -> Sequence[str]:
+    return fact.splitlines() if isinstance(fact, str) else fact
+
 
 def eventually(
     check: Callable[[], Any], *, within_s: float = 10.0, what: str = "it"
@@ -108,10 +144,10 @@ class Machine:
 
     def __init__(self, name: str) -> None:
         self.name = f"{name}-{secrets.token_hex(3)}"
-        self._children: list[subprocess.Popen[str]] = []
+        self._children: dict[subprocess.Popen[str], signal.Signals] = {}
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", _SETUP],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -122,6 +158,7 @@ class Machine:
         if self._holder.stdout.readline() != "ready\n":
             _, reason = self._holder.communicate()
             raise OSError(f"no private machine can be made here: {reason.strip()}")
+        _open.append(self)
 
     def __enter__(self) -> Self:
         return self
@@ -135,12 +172,40 @@ class Machine:
         return self._holder.pid
 
     def close(self) -> None:
-        """End what was started here, and the machine."""
-        for child in reversed(self._children):
-            end(child)
+        """End what was started here, who was left by that, and the machine.
+
+        Raises:
+            AssertionError: Somebody could not be ended.
+        """
+        for child, number in reversed(self._children.items()):
+            end(child, number)
         self._children.clear()
-        self._holder.kill()
-        self._holder.communicate()
+        try:
+            self._end_strays()
+        finally:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._holder.communicate()
+            _open.remove(self)
+
+    def _end_strays(self) -> None:
+        """End daemons: their parents have gone, but they live in our network."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while strays := self._strays():
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < deadline, f"{self.name}: {strays} do not end"
+            time.sleep(0.005)
+
+    def _strays(self) -> list[int]:
+        network = _network(self.pid)
+        strays: list[int] = []
+        for process in _processes():
+            # A zombie has no network any more, and others end while we look.
+            with contextlib.suppress(OSError):
+                if process.group != self.pid and _network(process.pid) == network:
+                    strays.append(process.pid)
+        return strays
 
     # --- programs ---
 
@@ -149,9 +214,17 @@ class Machine:
         argv: Sequence[str | Path],
         *,
         env: Mapping[str, str] | None = None,
+        ended_by: signal.Signals = signal.SIGTERM,
         **settings: Any,
     ) -> subprocess.Popen[str]:
-        """Start a program here; it is ended with the machine at the latest."""
+        """Start a program here; it is ended with the machine at the latest.
+
+        Args:
+            argv: The program and its arguments.
+            env: More of its environment.
+            ended_by: By which signal it is ended with the machine.
+            settings: More of what `subprocess.Popen` takes.
+        """
         environment = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
         environment |= _coverage_settings()
         options: dict[str, Any] = {
@@ -166,7 +239,7 @@ class Machine:
             env=environment | dict(env or {}),
             **(options | settings),
         )
-        self._children.append(child)
+        self._children[child] = ended_by
         return child
 
     def run(
@@ -181,7 +254,7 @@ class Machine:
         Raises:
             AssertionError: It did not end in time; it is ended then.
         """
-        settings = {} if text is None else {"stdin": subprocess.PIPE}
+        settings: dict[str, Any] = {} if text is None else {"stdin": subprocess.PIPE}
         child = self.popen(argv, env=env, **settings)
         try:
             out, err = child.communicate(text, timeout=timeout_s)
@@ -192,7 +265,7 @@ class Machine:
                 f"{argv} took longer than {timeout_s:g} s:\n{out}\n{err}"
             ) from None
         finally:
-            self._children.remove(child)
+            del self._children[child]
         return Finished(child.returncode, out, err)
 
     def check(self, *argv: str | Path, **settings: Any) -> str:
@@ -212,7 +285,7 @@ class Machine:
     def end(self, child: subprocess.Popen[str]) -> None:
         """End a program that was started here."""
         end(child)
-        self._children.remove(child)
+        del self._children[child]
 
     def _enter(self) -> list[str]:
         return [
@@ -338,19 +411,87 @@ def connect(
 
 
 def end(child: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
-    """End a process and those of its session; return its exit code."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
-    try:
-        child.wait(5)
-    except subprocess.TimeoutExpired:
+    """End a process and those of its session; return its exit code.
+
+    A program's children may outlive it (vpnserver's worker does, by half a minute):
+    whoever is left after some seconds is killed.
+    """
+    for step in (number, signal.SIGKILL):
+        if _has_gone(child):
+            break
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+            os.killpg(child.pid, step)
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _has_gone(child) and time.monotonic() < deadline:
+            time.sleep(0.002)
     for stream in (child.stdin, child.stdout, child.stderr):
         if stream is not None:
             stream.close()
-    return child.returncode
+    return child.wait(_PATIENCE_S)
+
+
+def _has_gone(child: subprocess.Popen[str]) -> bool:
+    if child.poll() is None:
+        return False
+    try:
+        os.killpg(child.pid, 0)
+    except ProcessLookupError:
+        return True
+    # Zombies that nobody has collected yet are still counted by the kernel.
+    return all(process.group != child.pid for process in _processes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    group: int
+
+
+def _network(pid: int) -> int:
+    """Return the number of the network namespace that a process lives in."""
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+
+def _processes() -> Generator[_Process]:
+    """Yield all processes of this host that live."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            text = Path(entry.path, "stat").read_text()
+            # The name before may contain anything: pid (name) state parent group …
+            state, _, group, *_ = text.rpartition(")")[2].split()
+            if state not in "ZX":
+                yield _Process(int(entry.name), int(group))
+
+
+_open: Final[list[Machine]] = []
+
+
+def open_machines() -> list[str]:
+    """Return the names of the machines of this process that nobody has closed."""
+    return [machine.name for machine in _open]
+
+
+def host_facts() -> list[str]:
+    """Return what tests must not change on the host itself, a line each."""
+    facts: list[str] = []
+    for words in ("link", "address", "route", "-6 route", "rule"):
+        for line in subprocess.run(
+            ["ip", "-o", *words.split()], capture_output=True, text=True, check=True
+        ).stdout.splitlines():
+            # Lifetimes of addresses and routes run down by themselves.
+            fact = re.sub(r" (valid_lft|preferred_lft|expires) \S+", "", line)
+            facts.append(f"ip {words}: {' '.join(fact.split())}")
+    facts += [
+        f"mount: {line.split()[4]}"
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+    ]
+    names = Path("/etc/resolv.conf")
+    facts.append(f"resolv.conf: {names.is_symlink()} {names.read_text()!r}")
+    if Path("/run/sevpn").exists():
+        facts.append("file: /run/sevpn")
+    return facts
 
 
 def _coverage_settings() -> dict[str, str]:

@@ -11,14 +11,17 @@ to the private /var and /run of the machine that it runs on.
         server = SoftEtherServer(machine)
         server.create_hub("TEST", securenat=True)
         server.create_user("TEST", "alice", password="secret")
+
+More of them are in testing/services.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -58,23 +61,59 @@ def peer_environment() -> dict[str, str]:
     return {"LC_ALL": "C", "LD_LIBRARY_PATH": ":".join(libraries)}
 
 
+def _vpncmd(machine: Machine, where: Sequence[str], lines: Sequence[str]) -> str:
+    """Run all *lines* in one vpncmd: it starts in 0.2 s and does each at once.
+
+    Raises:
+        AssertionError: A line failed; the text shows which.
+    """
+    if not lines:
+        return ""
+    script = f"/run/vpncmd-{next(_numbers)}"
+    argv: list[str | Path] = [_VPNCMD, *where, f"/IN:{script}"]
+    done = machine.run(
+        *("sh", "-ec", 'cat > "$1"; shift; exec "$@"', "vpncmd", script),
+        *argv,
+        env=peer_environment(),
+        text="".join(f"{line}\n" for line in lines),
+    )
+    # Its exit code is that of the last line; a line that fails does not stop it.
+    done_count = done.out.count("The command completed successfully.")
+    assert done_count == len(lines), f"vpncmd {lines}: {done.out}"
+    return done.out
+
+
+_numbers: Final = itertools.count(1)
+
+
 class SoftEtherServer:
     """Debian's SoftEther server, started and ready.
 
     Listens on TCP 443, 992, 1194 and 5555 of its machine. Its flood protection is
     off, since tests connect often.
+
+    Args:
+        machine: Where.
+        settings: What to change in its configuration file before it is used, each a
+            word that stands there once or more:
+            `{"IP_TABLE_EXPIRE_TIME_DHCP": "6000", "HUB_ARP_SEND_INTERVAL": "1000"}`
+            (milliseconds) makes hubs forget and ask soon.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(
+        self, machine: Machine, *, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.machine = machine
         machine.sh("mkdir -p /var/lib/softether /var/log/softether /run/softether")
         self._process = self._start()
-        self._edit_configuration()
+        self._configure({"DisableDos": "true"} | dict(settings or {}))
 
     def _start(self) -> subprocess.Popen[str]:
         process = self.machine.popen(
             [_SERVER, "execsvc"],
             env=peer_environment(),
+            # Told politely, its worker takes half a minute (5.01.9674).
+            ended_by=signal.SIGKILL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -85,24 +124,28 @@ class SoftEtherServer:
         )
         return process
 
-    def _edit_configuration(self) -> None:
-        """Turn the flood protection off, which only the configuration file can."""
+    def _configure(self, settings: Mapping[str, str]) -> None:
+        """Change what only the configuration file can; it is read at the start."""
+        self.kill()
         path = "/var/lib/softether/vpn_server.config"
-        self.stop()
         text = self.machine.read(path)
-        text = text.replace("bool DisableDos false", "bool DisableDos true")
+        for name, value in settings.items():
+            text, count = re.subn(rf"(?m)^(\s*\w+ {name}) .*$", rf"\g<1> {value}", text)
+            assert count, f"the configuration knows no {name}"
         self.machine.write(path, text)
-        self._process = self._start()
+        self.start()
 
     # --- life ---
 
     def stop(self) -> None:
-        """End it as an administrator does; it says goodbye to nobody."""
+        """Tell it to end, and end what is left of it after some seconds."""
+        self.command("Flush")
         end(self._process)
 
     def kill(self) -> None:
-        """End it at once."""
-        end(self._process, 9)
+        """End it at once; its configuration has been saved, its sessions learn nothing."""
+        self.command("Flush")
+        end(self._process, signal.SIGKILL)
 
     def start(self) -> None:
         """Start it again, with what it had configured."""
@@ -111,42 +154,94 @@ class SoftEtherServer:
     # --- administration ---
 
     def command(self, *lines: str, hub: str | None = None) -> str:
-        """Run vpncmd and return what it says.
+        """Run lines of vpncmd, on a hub or on the server, and return what it says.
 
         Raises:
-            AssertionError: A command failed.
+            AssertionError: A line failed.
         """
-        out = ""
-        for line in lines:
-            argv: list[str | Path] = [_VPNCMD, "127.0.0.1:5555", "/SERVER"]
-            if hub is not None:
-                argv.append(f"/ADMINHUB:{hub}")
-            argv += ["/CMD", *_words(line)]
-            done = self.machine.run(*argv, env=peer_environment(), timeout_s=30)
-            assert done.code == 0, f"vpncmd {line}: {done.out}"
-            out += done.out
-        return out
+        where = ["127.0.0.1:5555", "/SERVER"]
+        if hub is not None:
+            where.append(f"/ADMINHUB:{hub}")
+        return _vpncmd(self.machine, where, lines)
 
-    def create_hub(self, hub: str, *, securenat: bool = False) -> None:
-        """Make a hub, with or without SecureNAT (DHCP, gateway 192.168.30.1)."""
-        self.command(f"HubCreate {hub} /PASSWORD:hub")
+    def create_hub(
+        self,
+        hub: str,
+        *,
+        securenat: bool = False,
+        users: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Make a hub, in 0.2 s whatever is in it.
+
+        Args:
+            hub: Its name.
+            securenat: With DHCP and the gateway 192.168.30.1.
+            users: Passwords by name; `None`: an anonymous one.
+        """
+        lines = [f"HubCreate {hub} /PASSWORD:hub", f"Hub {hub}"]
         if securenat:
-            self.command("SecureNatEnable", hub=hub)
+            lines.append("SecureNatEnable")
+        for user, password in (users or {}).items():
+            lines += _user_lines(user, password)
+        self.command(*lines)
 
     def create_user(self, hub: str, user: str, *, password: str | None = None) -> None:
         """Make a user with a password, or an anonymous one."""
+        self.command(*_user_lines(user, password), hub=hub)
+
+    def create_radius_user(
+        self, hub: str, user: str, *, server: str, secret: str
+    ) -> None:
+        """Make a user whose password a RADIUS server knows; the hub has one such server."""
         self.command(
-            f"UserCreate {user} /GROUP:none /REALNAME:none /NOTE:none", hub=hub
+            f"RadiusServerSet {server} /SECRET:{secret} /RETRY_INTERVAL:500",
+            *_user_lines(user, None),
+            f"UserRadiusSet {user} /ALIAS:none",
+            hub=hub,
         )
-        if password is None:
-            self.command(f"UserAnonymousSet {user}", hub=hub)
-        else:
-            self.command(f"UserPasswordSet {user} /PASSWORD:{password}", hub=hub)
 
     def set_policy(self, hub: str, user: str, **policy: str) -> None:
         """Set policies of a user: `DHCPForce="yes"`, `MultiLogins="1"`."""
-        for name, value in policy.items():
-            self.command(f"UserPolicySet {user} /NAME:{name} /VALUE:{value}", hub=hub)
+        self.command(
+            *(
+                f"UserPolicySet {user} /NAME:{name} /VALUE:{value}"
+                for name, value in policy.items()
+            ),
+            hub=hub,
+        )
+
+    def set_dhcp(
+        self,
+        hub: str,
+        *,
+        pool: tuple[str, str] = ("192.168.30.10", "192.168.30.200"),
+        expire_s: int = 7200,
+        gateway: str = "192.168.30.1",
+        dns: tuple[str, str] = ("192.168.30.1", "none"),
+        domain: str = "none",
+        routes: Sequence[str] = (),
+    ) -> None:
+        """Set what SecureNAT's DHCP server says, in the network 192.168.30.0/24.
+
+        Args:
+            hub: Which hub.
+            pool: First and last address.
+            expire_s: Time of a lease, seconds; 15 at least.
+            gateway: The router, or `none`.
+            dns: Two name servers, or `none`.
+            domain: The domain, or `none`.
+            routes: Option 121, each `10.9.0.0/255.255.0.0/192.168.30.1`.
+        """
+        self.command(
+            f"DhcpSet /START:{pool[0]} /END:{pool[1]} /MASK:255.255.255.0"
+            f" /EXPIRE:{expire_s} /GW:{gateway} /DNS:{dns[0]} /DNS2:{dns[1]}"
+            f" /DOMAIN:{domain} /LOG:no /PUSHROUTE:{','.join(routes)}",
+            hub=hub,
+        )
+
+    def set_online(self, hub: str, *, is_online: bool) -> None:
+        """Take a hub offline, which ends its sessions, or online again."""
+        self.command("Online" if is_online else "Offline", hub=hub)
 
     def bridge_tap(self, hub: str, device: str, address: str) -> str:
         """Bridge the hub to a new TAP of the server's machine; return its name.
@@ -197,41 +292,26 @@ class OfficialClient:
         self._process = machine.popen(
             [_CLIENT, "execsvc"],
             env=peer_environment(),
+            ended_by=signal.SIGKILL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually(
-            lambda: (
-                machine.run(
-                    _VPNCMD,
-                    "127.0.0.1",
-                    "/CLIENT",
-                    "/CMD",
-                    "VersionGet",
-                    env=peer_environment(),
-                ).code
-                == 0
-            ),
-            within_s=_START_S,
-            what="the start of vpnclient",
-        )
+        eventually(self._answers, within_s=_START_S, what="the start of vpnclient")
 
-    def command(self, line: str) -> str:
-        """Run vpncmd and return what it says.
-
-        Raises:
-            AssertionError: The command failed.
-        """
+    def _answers(self) -> bool:
         done = self.machine.run(
-            _VPNCMD,
-            "127.0.0.1",
-            "/CLIENT",
-            "/CMD",
-            *_words(line),
+            *(_VPNCMD, "127.0.0.1", "/CLIENT", "/CMD", "VersionGet"),
             env=peer_environment(),
         )
-        assert done.code == 0, f"vpncmd {line}: {done.out}"
-        return done.out
+        return done.code == 0
+
+    def command(self, *lines: str) -> str:
+        """Run lines of vpncmd and return what it says.
+
+        Raises:
+            AssertionError: A line failed.
+        """
+        return _vpncmd(self.machine, ["127.0.0.1", "/CLIENT"], lines)
 
     def connect(
         self,
@@ -243,23 +323,34 @@ class OfficialClient:
         details: str = "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:yes /DISABLEUDP:yes",
     ) -> str:
         """Connect, and return the name of the interface."""
-        self.command("NicCreate se0")
         self.command(
-            f"AccountCreate t1 /SERVER:{server} /HUB:{hub} /USERNAME:{user} /NICNAME:se0"
+            "NicCreate se0",
+            f"AccountCreate t1 /SERVER:{server} /HUB:{hub} /USERNAME:{user} /NICNAME:se0",
+            f"AccountPasswordSet t1 /PASSWORD:{password} /TYPE:standard",
+            f"AccountDetailSet t1 {details}",
+            "AccountConnect t1",
         )
-        self.command(f"AccountPasswordSet t1 /PASSWORD:{password} /TYPE:standard")
-        self.command(f"AccountDetailSet t1 {details}")
-        self.command("AccountConnect t1")
-        eventually(
-            lambda: "Connected" in self.command("AccountList"),
-            within_s=15,
-            what="the official client's connection",
-        )
+        eventually(self.is_connected, within_s=15, what="the client's connection")
         return "vpn_se0"
 
+    def is_connected(self) -> bool:
+        """Whether the account is connected; it may be connecting instead."""
+        listed = self.command("AccountList")
+        return re.search(r"(?m)^Status\s*\|Connected\s*$", listed) is not None
+
+    def disconnect(self) -> None:
+        """Leave the hub; the interface stays."""
+        self.command("AccountDisconnect t1")
+
+    def status(self) -> dict[str, str]:
+        """Return what `AccountStatusGet` tells of the connection, name by name."""
+        said = self.command("AccountStatusGet t1")
+        rows = (line.partition("|") for line in said.splitlines() if "|" in line)
+        return {name.strip(): value.strip() for name, _, value in rows}
+
     def stop(self) -> None:
-        """End it."""
-        end(self._process)
+        """End it at once."""
+        end(self._process, signal.SIGKILL)
 
 
 class Dnsmasq:
@@ -351,13 +442,19 @@ class Capture:
 
     def stop(self) -> list[str]:
         """End it and return a line for each packet."""
-        self._process.send_signal(2)
+        self._process.send_signal(signal.SIGINT)
         out, _ = self._process.communicate(timeout=10)
         return out.splitlines()
 
 
-def _words(line: str) -> list[str]:
-    return line.split()
+def _user_lines(user: str, password: str | None) -> list[str]:
+    """Return the lines that make a user, inside a hub."""
+    return [
+        f"UserCreate {user} /GROUP:none /REALNAME:none /NOTE:none",
+        f"UserAnonymousSet {user}"
+        if password is None
+        else f"UserPasswordSet {user} /PASSWORD:{password}",
+    ]
 
 
 def _listening_ports(machine: Machine) -> set[int]:

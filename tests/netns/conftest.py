@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests in namespaces share: machines are compared readably, and nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sevpn.testing.machine import Snapshot, host_facts, open_machines
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Show two unlike snapshots as what was lost and gained."""
+    if op == "==" and isinstance(left, Snapshot) and isinstance(right, Snapshot):
+        return ["the machine is not as it was:", *right.difference(left)]
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Whatever the tests of this folder made is gone when they have ended."""
+    before = host_facts()
+    yield
+    assert open_machines() == []
+    assert host_facts() == before
