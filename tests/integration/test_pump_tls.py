@@ -133,9 +133,11 @@ def test_a_polite_detach_says_close_notify(context: ssl.SSLContext) -> None:
         rig.pump.inject([frame(1)])
         rig.pump.detach(polite=True)
 
+        # A keep-alive may stand before or behind it; an end without close_notify
+        # would raise here.
         assert far.frames(1) == [frame(1)]
-        # An end without close_notify would raise here.
-        assert far.socket.recv(100) == b""
+        while far.socket.recv(65536):
+            pass
 
 
 @pytest.mark.parametrize("is_polite", [True, False])
