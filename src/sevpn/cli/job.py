@@ -36,6 +36,8 @@ from sevpn.tunnel.policy import FOREVER, Rules
 from sevpn.tunnel.supervisor import Job
 from sevpn.wire.ethernet import MacAddress
 
+_NOBODY = "anonymous"
+
 __all__ = ["Prepared", "mac_of", "prepare", "settings_of"]
 
 
@@ -137,10 +139,11 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
-    user = settings.user or ""
     reference = settings.password_reference
     if reference is None:
-        return Anonymous(user)
+        # A server wants a name even of who has none, and looks it up on the hub.
+        return Anonymous(settings.user or _NOBODY)
+    user = settings.user or ""
     source = HostSource(environ, ask=getpass if sys.stdin.isatty() else None)
     secret = resolve(
         reference, source, question=f"Password of {user} on {settings.host}: "

@@ -94,6 +94,8 @@ def _signals(tunnel: Any) -> Generator[list[int]]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+            # The host is restored; a late signal must not turn that into a failure.
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _code(
