@@ -93,10 +93,10 @@ def test_more_than_one_read_takes_is_not_left_in_the_tls_layer(
         far.socket.sendall(encode_keepalive(b""))
         for _ in range(500):
             rig.turn()
-            if rig.pump.counters.inbound_frames == 20 * 128:
+            if rig.counters.inbound_frames == 20 * 128:
                 break
 
-        assert rig.pump.counters.inbound_frames == 20 * 128
+        assert rig.counters.inbound_frames == 20 * 128
 
 
 def test_bytes_that_wait_in_the_tls_layer_at_the_start_are_seen(
@@ -125,7 +125,7 @@ def test_a_server_that_does_not_read_loses_no_frame(context: ssl.SSLContext) -> 
 
         assert far.frames(len(frames)) == frames
         sending.join(5.0)
-        assert rig.pump.counters.dropped_frames == {}
+        assert rig.counters.dropped_frames == {}
 
 
 def test_a_polite_detach_says_close_notify(context: ssl.SSLContext) -> None:

@@ -22,6 +22,7 @@ from typing import Self
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.pump import Pump
 from sevpn.errors import SevpnError
+from sevpn.metrics.counters import Counters
 from sevpn.testing.memory import MemoryPort, MemoryStream, memory_stream
 from sevpn.wire.block import BlockReader
 from sevpn.wire.ethernet import MacAddress
@@ -153,6 +154,12 @@ class PumpRig:
         # second one is not, and when the third is met that turn is over.
         for _ in range(3):
             self.pump.sync()
+
+    @property
+    def counters(self) -> Counters:
+        """What the pump has counted, after a turn: frames are counted behind their going."""
+        self.turn()
+        return self.pump.counters
 
     def lost_error(self) -> SevpnError:
         """Return why the session was lost; raises queue.Empty if it was not in time."""
