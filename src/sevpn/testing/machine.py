@@ -454,15 +454,15 @@ def _network(pid: int) -> int:
 
 def _processes() -> Generator[_Process]:
     """Yield all processes of this host that live."""
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names are all we need
+        if not name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            text = Path(entry.path, "stat").read_text()
+            text = Path("/proc", name, "stat").read_text()
             # The name before may contain anything: pid (name) state parent group …
             state, _, group, *_ = text.rpartition(")")[2].split()
             if state not in "ZX":
-                yield _Process(int(entry.name), int(group))
+                yield _Process(int(name), int(group))
 
 
 _open: Final[list[Machine]] = []
