@@ -320,7 +320,8 @@ def test_after_a_burst_of_512_frames_the_pump_takes_a_breath() -> None:
     clock = VirtualClock()
     with PumpRig(clock=clock) as rig:
         far = rig.attach()
-        rig.port.host_sends(*(tcp_frame(number) for number in range(600)))
+        # The TAP's twin holds few frames that nobody reads: more would stop the test.
+        rig.port.host_sends(*(tcp_frame(number) for number in range(520)))
 
         far.frames(512)
         for _ in range(3):
@@ -328,7 +329,7 @@ def test_after_a_burst_of_512_frames_the_pump_takes_a_breath() -> None:
         assert rig.counters.outbound_frames == 512
 
         clock.advance(0.001)
-        assert len(far.frames(88)) == 88
+        assert len(far.frames(8)) == 8
 
 
 # --- injected frames ---
