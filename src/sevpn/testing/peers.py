@@ -194,7 +194,7 @@ class SoftEtherServer:
     ) -> None:
         """Make a user whose password a RADIUS server knows; the hub has one such server."""
         self.command(
-            f"RadiusServerSet {server} /SECRET:{secret} /RETRY_INTERVAL:500",
+            f"RadiusServerSet {server} /SECRET:{secret} /RETRY_INTERVAL:1000",
             *_user_lines(user, None),
             f"UserRadiusSet {user} /ALIAS:none",
             hub=hub,
@@ -444,7 +444,7 @@ class Capture:
         """End it and return a line for each packet."""
         self._process.send_signal(signal.SIGINT)
         out, _ = self._process.communicate(timeout=10)
-        return out.splitlines()
+        return [line for line in out.splitlines() if line]
 
 
 def _user_lines(user: str, password: str | None) -> list[str]:

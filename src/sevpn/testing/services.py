@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services for tests to reach through a tunnel: web, throughput, passwords.
+
+Layer: testing. Runs in: any thread of a test; needs root, and but for the web
+server `scripts/peers`. Each belongs to a machine of testing/machine.py and ends
+with it at the latest.
+
+    web = HttpServer(hub.server.machine, "198.51.100.1")
+    assert fetch(client.machine, web.url).peer == "198.51.100.50"
+
+    iperf = Iperf3(hub.server.machine, "198.51.100.1")
+    assert iperf.measure(client.machine, seconds=2).bits_per_s > 1e8
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from sevpn.testing.machine import Machine, end, eventually
+from sevpn.testing.peers import PEERS, peer_environment
+
+__all__ = ["Fetched", "HttpServer", "Iperf3", "Radius", "Throughput", "fetch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A page of :class:`HttpServer`."""
+
+    peer: str
+    """The address that the server saw the question come from."""
+
+    size: int
+    """Bytes that came."""
+
+
+class HttpServer:
+    """A web server that tells everybody who they are, and sends as much as they like.
+
+    Args:
+        machine: Where.
+        address: On which of its addresses.
+        port: On which port.
+    """
+
+    def __init__(self, machine: Machine, address: str, port: int = 80) -> None:
+        self.url = f"http://{address}:{port}"
+        """Where it is."""
+        self._process = machine.popen(
+            [sys.executable, "-c", _HTTP_SERVER, address, str(port)]
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            _, reason = self._process.communicate()
+            raise AssertionError(f"the web server did not start:\n{reason}")
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+
+
+def fetch(
+    machine: Machine, url: str, *, size: int = 0, timeout_s: float = 10.0
+) -> Fetched:
+    """Ask a :class:`HttpServer` for *size* bytes.
+
+    Raises:
+        AssertionError: No answer, or not all of it.
+    """
+    said = machine.python(
+        _HTTP_CLIENT, f"{url}/{size}", str(timeout_s), timeout_s=timeout_s + 5
+    )
+    peer, count = said.split()
+    assert int(count) == size, f"{count} of {size} bytes came from {url}"
+    return Fetched(peer, int(count))
+
+
+_HTTP_SERVER: Final = """
+import sys
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        left = int(self.path.strip("/") or 0)
+        self.send_response(200)
+        self.send_header("X-Peer", self.client_address[0])
+        self.send_header("Content-Length", str(left))
+        self.end_headers()
+        while left > 0:
+            left -= self.wfile.write(bytes(min(left, 1 << 16)))
+
+    def log_message(self, *_):
+        pass
+
+# Not HTTPServer: it asks the DNS for its own name, which nobody answers here.
+ThreadingTCPServer.allow_reuse_address = ThreadingTCPServer.daemon_threads = True
+server = ThreadingTCPServer((sys.argv[1], int(sys.argv[2])), Handler)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+_HTTP_CLIENT: Final = """
+import sys
+from urllib.request import ProxyHandler, build_opener
+opener = build_opener(ProxyHandler({}))
+with opener.open(sys.argv[1], timeout=float(sys.argv[2])) as answer:
+    count = 0
+    while piece := answer.read(1 << 16):
+        count += len(piece)
+    print(answer.headers["X-Peer"], count)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What iperf3 measured."""
+
+    bits_per_s: float
+    """TCP payload that arrived, bits each second."""
+
+    retransmit_count: int
+    """Segments that were sent again; 0 where the receiver was asked."""
+
+
+class Iperf3:
+    """An iperf3 server.
+
+    Args:
+        machine: Where.
+        address: On which of its addresses; port 5201.
+    """
+
+    def __init__(self, machine: Machine, address: str) -> None:
+        self._address = address
+        self._process = machine.popen(
+            [_IPERF3, "--server", "--bind", address, "--forceflush"],
+            env=peer_environment(),
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if "listening" in line:
+                return
+        raise AssertionError(f"iperf3 does not run on {address}")
+
+    def measure(
+        self,
+        client: Machine,
+        *,
+        seconds: int = 2,
+        streams: int = 1,
+        is_inbound: bool = False,
+    ) -> Throughput:
+        """Send over TCP from *client*, or *is_inbound* to it.
+
+        Raises:
+            AssertionError: It did not work; the text is iperf3's.
+        """
+        argv = [_IPERF3, "--client", self._address, "--json"]
+        argv += ["--time", str(seconds), "--parallel", str(streams)]
+        argv += ["--reverse"] if is_inbound else []
+        said = client.check(*argv, env=peer_environment(), timeout_s=seconds + 15.0)
+        sums = json.loads(said)["end"]
+        return Throughput(
+            bits_per_s=sums["sum_received"]["bits_per_second"],
+            retransmit_count=sums["sum_sent"].get("retransmits", 0),
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+
+
+_IPERF3: Final = str(PEERS / "usr/bin/iperf3")
+
+
+class Radius:
+    """FreeRADIUS with one user, for hubs of a server on the same machine.
+
+    Args:
+        machine: Where; it listens on 127.0.0.1, UDP 1812.
+        user: Who is let in.
+        password: With which password.
+    """
+
+    SECRET: Final = "shared"  # noqa: S105 - between two programs of one test
+    """What the hub and the server share."""
+
+    def __init__(self, machine: Machine, *, user: str, password: str) -> None:
+        self._machine = machine
+        machine.write("/etc/radius/radiusd.conf", _RADIUS.format(peers=PEERS))
+        machine.write(
+            "/etc/radius/users", f'{user} Cleartext-Password := "{password}"\n'
+        )
+        machine.sh("mkdir -p /run/radius")
+        self._process = machine.popen(
+            [
+                PEERS / "usr/sbin/freeradius",
+                *("-f", "-l", "/run/radius/log", "-n", "radiusd"),
+                *("-d", "/etc/radius", "-D", PEERS / "usr/share/freeradius"),
+            ],
+            env=peer_environment(),
+        )
+        eventually(self._is_ready, what="the start of freeradius")
+
+    def _is_ready(self) -> bool:
+        said = self._machine.sh("cat /run/radius/log || true")
+        assert self._process.poll() is None, f"freeradius has ended:\n{said}"
+        return "Ready to process requests" in said
+
+    def log(self) -> str:
+        """Return what it has logged: a line for each login, right or wrong."""
+        return self._machine.read("/run/radius/log")
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+
+
+_RADIUS: Final = """
+libdir = {peers}/usr/lib/freeradius
+run_dir = /run/radius
+log {{
+    destination = files
+    file = /run/radius/log
+    auth = yes
+}}
+modules {{
+    files {{
+        filename = /etc/radius/users
+    }}
+    pap {{
+    }}
+}}
+client hub {{
+    ipaddr = 127.0.0.1
+    secret = shared
+}}
+server lab {{
+    listen {{
+        type = auth
+        ipaddr = 127.0.0.1
+        port = 1812
+    }}
+    authorize {{
+        files
+        pap
+    }}
+    authenticate {{
+        Auth-Type PAP {{
+            pap
+        }}
+    }}
+}}
+"""
