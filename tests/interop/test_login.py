@@ -44,6 +44,13 @@ def test_an_anonymous_user_needs_no_password(client: Client, hub: Hub) -> None:
         assert tunnel.status()["session"]["name"].startswith("SID-GUEST-")
 
 
+def test_no_user_at_all_logs_in_as_anonymous(client: Client, hub: Hub) -> None:
+    hub.user("anonymous", password=None)
+
+    with client.up(hub.target, "--pin", hub.pin) as tunnel:
+        assert tunnel.status()["session"]["name"].startswith("SID-ANONYMOUS-")
+
+
 def test_a_plain_password_is_taken_for_a_local_user_too(
     client: Client, hub: Hub
 ) -> None:

@@ -232,5 +232,6 @@ def _host_state() -> str:
 
 
 def _environment() -> dict[str, str]:
-    kept = ("PATH", "LANG", "HOME", "VIRTUAL_ENV", "PYTHONPATH")
+    # The last two: where this very Python finds itself and its packages.
+    kept = ("PATH", "LANG", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH")
     return {name: os.environ[name] for name in kept if name in os.environ}
