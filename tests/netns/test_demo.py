@@ -62,8 +62,8 @@ def test_a_kernel_that_refuses_is_told_with_the_way_out(client: Client) -> None:
 
 
 GUEST = {
-    "PYTHONPATH": "/run/guest/site:/run/guest/src",
-    "LD_LIBRARY_PATH": "/run/guest/python/lib",
+    "PYTHONPATH": "/var/guest/site:/var/guest/src",
+    "LD_LIBRARY_PATH": "/var/guest/python/lib",
     "HOME": "/",
 }
 
@@ -80,11 +80,11 @@ def as_a_guest(machine: Machine) -> list[str]:
         "site": site,
         "src": str(Path(sevpn.__file__).parents[1]),
     }.items():
-        machine.check("mkdir", "-p", f"/run/guest/{name}")
-        machine.check("mount", "--bind", source, f"/run/guest/{name}")
+        machine.check("mkdir", "-p", f"/var/guest/{name}")
+        machine.check("mount", "--bind", source, f"/var/guest/{name}")
     machine.sh(
         "mount -t tmpfs tmpfs /dev/net; mknod /dev/net/tun c 10 200; chmod 666 /dev/net/tun"
     )
-    python = f"/run/guest/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    python = f"/var/guest/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     return [*nobody, python, "-m", "sevpn"]

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from sevpn.config.secret import Secret
-from sevpn.errors import HostError, SevpnError
+from sevpn.errors import HostError
 from sevpn.net.namespace import (
     cover_folder,
     enter_private_namespaces,
@@ -196,9 +196,9 @@ def _be_server(password: str, told: int, orders: int) -> None:
         _run("ip", "link", "set", "eth0", "up")
         asyncio.run(_serve(password, told, orders))
         code = 0
-    except (SevpnError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the top of a process: the play must learn of it
         with contextlib.suppress(OSError):
-            os.write(told, f"error: {error}\n".encode())
+            os.write(told, f"error: {type(error).__name__}: {error}\n".encode())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
