@@ -298,6 +298,11 @@ class OfficialClient:
         )
         eventually(self._answers, within_s=_START_S, what="the start of vpnclient")
 
+    @property
+    def pid(self) -> int:
+        """The process that was started; a child of it does the work."""
+        return self._process.pid
+
     def _answers(self) -> bool:
         done = self.machine.run(
             *(_VPNCMD, "127.0.0.1", "/CLIENT", "/CMD", "VersionGet"),
