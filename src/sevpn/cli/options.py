@@ -2,7 +2,7 @@
 """The options of `up` and of what else opens a tunnel.
 
 Layer: cli. Each is also a profile key (`_` for `-`) and an environment variable
-`SEVPN_<KEY>`; docs/reference/options.md lists them. An option that is not given
+`SEVPN_<KEY>`; docs/reference/profile.md lists them. An option that is not given
 is not in the dictionary that the command gets, so that the profile, then the
 environment, then the command line can each override the one before.
 """
