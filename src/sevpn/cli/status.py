@@ -93,7 +93,9 @@ def _holds(tunnel: Tunnel, check: Check) -> bool:
 
 def render(tunnel: Tunnel) -> str:
     """Return the status as one screen for people."""
-    return "\n".join(f"{key + ':':<12} {value}" for key, value in _lines(tunnel))
+    return "\n".join(
+        f"{key + ':' if key else '':<12} {value}" for key, value in _lines(tunnel)
+    )
 
 
 def _lines(tunnel: Tunnel) -> Iterator[tuple[str, str]]:

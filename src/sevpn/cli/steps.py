@@ -11,6 +11,7 @@ this process lives as long as the tunnel.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Any, Final, TextIO
@@ -56,7 +57,10 @@ class Steps:
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
         if self._output.as_json:
-            print(json.dumps(event), flush=True)  # noqa: T201 - the command's answer
+            with contextlib.suppress(
+                OSError
+            ):  # whoever read them has gone; the tunnel stays
+                print(json.dumps(event), flush=True)  # noqa: T201 - the command's answer
         elif not self._output.quiet:
             self._show(event)
 

@@ -271,8 +271,9 @@ class Reporter:
                 self._tell("warning", sentence, {})
 
     def new_attempt(self) -> None:
-        """What was warned of belonged to an earlier session."""
+        """What was warned of and proven belonged to an earlier session."""
         self._warnings.clear()
+        self._proven_at = None
 
     def _tell(self, event: str, text: str, facts: dict[str, Any]) -> None:
         # What a listener shows a person is not logged a second time.

@@ -252,6 +252,7 @@ class Supervisor:
     # --- the actions ---
 
     async def _open_session(self) -> m.Event:
+        self.report.new_attempt()
         self._open_tap()
         session = await open_session(
             self._job.destination,
