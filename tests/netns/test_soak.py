@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long repetitions, by `make soak`: nothing grows, nothing is left, nothing wears out."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network, Up
+from sevpn.testing.machine import eventually
+
+pytestmark = [pytest.mark.netns, pytest.mark.soak, pytest.mark.timeout(1500)]
+
+GATEWAY = "10.77.0.254"
+ALL = ("--accept-default-gateway", "--dns", "10.77.0.53")
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    made = Network()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(network: Network) -> Iterator[EmbeddedServer]:
+    made = EmbeddedServer(network.server)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def client(network: Network) -> Iterator[Client]:
+    with network.client() as made:
+        yield made
+
+
+def login(server: EmbeddedServer) -> tuple[str, ...]:
+    return (f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice")
+
+
+def rss_kib(client: Client, pid: int) -> int:
+    lines = client.machine.read(f"/proc/{pid}/status").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def descriptors(client: Client, pid: int) -> int:
+    return len(client.machine.sh(f"ls /proc/{pid}/fd").split())
+
+
+def has_healed(tunnel: Up, times: int) -> bool:
+    status = tunnel.status()
+    if status.get("state") != "connected":
+        return False
+    return bool(status["counters"]["reconnects"] == times)
+
+
+def test_fifty_kills_are_undone_each_time(
+    client: Client, server: EmbeddedServer
+) -> None:
+    before = client.machine.snapshot()
+
+    for number in range(50):
+        with client.up(*login(server), *ALL, password="secret", state=None) as tunnel:
+            # At another moment of its life each time.
+            time.sleep(0.3 + 0.03 * number)
+            tunnel.stop(signal.SIGKILL)
+        assert client.sevpn("cleanup").code == 0
+        assert client.machine.snapshot() == before, number
+
+
+def test_fifty_reconnects_leak_nothing(client: Client, server: EmbeddedServer) -> None:
+    with client.up(
+        *login(server), *ALL, "--reconnect-delay", "0.1", password="secret"
+    ) as tunnel:
+        pid = tunnel.process.pid
+        sizes = []
+        for times in range(1, 51):
+            client.sevpn("reconnect", "t")
+            eventually(
+                functools.partial(has_healed, tunnel, times), what=f"reconnect {times}"
+            )
+            if times % 10 == 0:
+                sizes.append((rss_kib(client, pid), descriptors(client, pid)))
+
+        assert sizes[-1][1] == sizes[0][1], sizes
+        assert sizes[-1][0] - sizes[0][0] < 2048, sizes
+        assert client.machine.pings(GATEWAY)
+
+
+def test_ten_minutes_of_traffic_without_a_loss_of_the_session(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), password="secret") as tunnel:
+        first = rss_kib(client, tunnel.process.pid)
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            assert client.machine.pings(GATEWAY, count=5)
+            time.sleep(1)
+        status = tunnel.status()
+        assert status["counters"]["reconnects"] == 0
+        assert status["latency_ms"]["gateway"] is not None
+        assert rss_kib(client, tunnel.process.pid) - first < 2048
