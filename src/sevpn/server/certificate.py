@@ -21,9 +21,12 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sevpn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = ["Identity", "load_identity", "make_identity", "server_context"]
 
@@ -146,7 +149,7 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def _general_name(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of the lazy import
+def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509  # noqa: PLC0415 - see make_identity
 
     try:

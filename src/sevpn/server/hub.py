@@ -24,6 +24,7 @@ Source: docs/reference/protocol-data.md#mac-table and after; SoftEtherVPN, Cedar
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import struct
 from collections import Counter, deque
@@ -69,7 +70,7 @@ _KEYS: Final = struct.Struct("12s14x4s").unpack_from
 """Both MAC addresses of a frame, and the IPv4 source."""
 
 
-class Port:
+class Port(abc.ABC):
     """Something that is plugged into a hub.
 
     Args:
@@ -91,9 +92,9 @@ class Port:
         self.sources: set[bytes] = set()
         """The hub's: IPv4 sources that may be used, for a second."""
 
+    @abc.abstractmethod
     def deliver(self, frames: Sequence[FrameBytes]) -> None:
         """Take frames from the hub."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)
