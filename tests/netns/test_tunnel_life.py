@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,3 +252,29 @@ def test_a_tunnel_that_runs_already_is_not_started_again(
 def test_completion_scripts_exist_for_three_shells(client: Client) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_SEVPN_COMPLETE" in client.sevpn("completion", shell).out
+
+
+@pytest.mark.parametrize("polls", [True, False])
+def test_a_silent_tunnel_outlives_the_table_of_a_hub_that_forces_dhcp(
+    network: Network, polls: bool
+) -> None:
+    """The hub forgets who is silent; its polls are answered although the kernel would not.
+
+    Without polls it does forget: that is the difference which the answers make.
+    """
+    server = EmbeddedServer(
+        network.server,
+        setup=f"faults.are_polls_silent = {not polls}",
+        hub="policy=Policy(dhcp_force=True), lease_life_s=2.0, address_life_s=2.0, poll_interval_s=0.4,",
+    )
+    try:
+        with network.client() as client:
+            client.machine.sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter")
+            with client.up(*login(server), password="secret"):
+                time.sleep(
+                    5
+                )  # silence is what is tested; the table's life is two seconds
+
+                assert client.machine.pings(GATEWAY, count=2) == polls
+    finally:
+        server.stop()
