@@ -30,11 +30,29 @@ def a_rig() -> Iterator[tuple[Tap, PumpRig]]:
     ip("link set pump0 up")
     ip("neighbour replace 10.9.9.2 lladdr 5e:00:00:00:00:02 dev pump0")
     tap.set_carrier(True)
+    wait_for_carrier(tap)
     try:
         with PumpRig(tap=tap) as rig:
             yield tap, rig
     finally:
         tap.close()
+
+
+def wait_for_carrier(tap: Tap) -> None:
+    """Wait until the kernel sends: for some milliseconds behind a carrier it drops."""
+    until = time.monotonic() + 5
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        while tap.read() is None:
+            assert time.monotonic() < until, "the kernel sends nothing"
+            udp.sendto(b"", ("10.9.9.2", 7))
+            time.sleep(0.005)
+
+
+def ask(far: FarEnd) -> None:
+    """Ask for our address, more than once: the kernel may drop its first answers."""
+    for _ in range(5):
+        far.send(encode_batch([arp_request()]))
+        time.sleep(0.05)
 
 
 def arp_request() -> bytes:
@@ -103,7 +121,7 @@ def test_an_interface_that_is_down_costs_frames_and_not_the_session() -> None:
         assert rig.pump.counters.dropped_frames == {"tap-down": 1}
 
         ip("link set pump0 up")
-        far.send(encode_batch([arp_request()]))
+        ask(far)
         hear(far, arp_reply())
         assert rig.lost.empty()
 
@@ -136,6 +154,6 @@ def test_the_carrier_may_go_and_come_below_a_session() -> None:
         while "LOWER_UP" not in ip("link show pump0") and time.monotonic() < until:
             pass
         ip("neighbour replace 10.9.9.2 lladdr 5e:00:00:00:00:02 dev pump0")
-        far.send(encode_batch([arp_request()]))
+        ask(far)
 
         hear(far, arp_reply())
