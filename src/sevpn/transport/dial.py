@@ -47,6 +47,7 @@ _REASONS: Final = {
     errno.EACCES: "blocked by this host's firewall",
     errno.EPERM: "blocked by this host's firewall",
     errno.EADDRNOTAVAIL: "no address of that family here",
+    errno.EAFNOSUPPORT: "no address of that family here",
 }
 
 
@@ -73,10 +74,14 @@ async def dial(
             deadline here: cancel the call. No socket stays open then, either.
     """
     race = _Race(host, port, prepare)
-    try:
-        return await race.run(addresses)
-    finally:
-        await race.end()
+    with contextlib.ExitStack() as undo:
+        try:
+            winner = await race.run(addresses)
+            undo.callback(winner[0].close)
+        finally:
+            await race.end()  # may be cancelled, too
+        undo.pop_all()
+    return winner
 
 
 class _Race:
@@ -152,16 +157,25 @@ def _endpoint(
 ) -> tuple[str, int] | tuple[str, int, int, int]:
     if not isinstance(address, IPv6Address):
         return str(address), port
-    zone = address.scope_id
     plain = str(address).partition("%")[0]
-    scope = (
-        0
-        if zone is None
-        else int(zone)
-        if zone.isdecimal()
-        else socket.if_nametoindex(zone)
-    )
-    return plain, port, 0, scope
+    return plain, port, 0, _scope(address.scope_id)
+
+
+def _scope(zone: str | None) -> int:
+    """Return the number of the interface that *zone* names.
+
+    Raises:
+        OSError: There is none.
+    """
+    if zone is None:
+        return 0
+    try:
+        number = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except ValueError:  # a NUL, or thousands of digits
+        number = -1
+    if not 0 <= number < 1 << 32:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    return number
 
 
 def _reason(error: OSError) -> str:

@@ -92,18 +92,21 @@ async def _look_up(host: str, family: Family) -> list[Address]:
         result: list[Address] | OSError
         try:
             result = _ask_system(host, family)
-        except (OSError, UnicodeError) as error:
-            result = (
-                error
-                if isinstance(error, OSError)
-                else OSError(0, "the name is malformed")
-            )
+        except OSError as error:
+            result = error
+        except ValueError:  # no IDNA, or a NUL in it
+            result = OSError(0, "the name is malformed")
         with contextlib.suppress(
             RuntimeError
         ):  # the loop has ended: nobody waits any more
             loop.call_soon_threadsafe(tell, result)
 
-    threading.Thread(target=ask, name="sevpn-resolve", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name="sevpn-resolve", daemon=True).start()
+    except RuntimeError as error:
+        raise ResolveError(
+            f"{host} cannot be looked up: this machine has no thread left, close other programs"
+        ) from error
     result = await answer
     if isinstance(result, OSError):
         raise ResolveError(_explain(host, result)) from result

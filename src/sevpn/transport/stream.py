@@ -22,12 +22,14 @@ import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sevpn.errors import (
+    ConfigError,
     ConnectionLostError,
     Failure,
     SevpnError,
@@ -52,6 +54,9 @@ _READ_SIZE: Final = 256 * 1024
 
 _SEND_SIZE: Final = 512 * 1024
 """Bytes handed to the socket at once."""
+
+_FILLS: Final = 16
+"""Reads of the socket in one go, so that a peer that floods us cannot hold the thread."""
 
 _INSPECTION_S: Final = 5.0
 """How long a second look at a refused certificate may take."""
@@ -138,8 +143,8 @@ class SecureStream:
 
     async def send(self, data: bytes) -> None:
         """Send all of *data*; a peer that has gone is noticed by :meth:`receive`."""
-        self._tls.write(data)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # that of TLS is one of them
+            self._tls.write(data)
             await self._send_outgoing(asyncio.get_running_loop())
 
     async def receive(self) -> bytes:
@@ -149,7 +154,8 @@ class SecureStream:
             try:
                 return self._tls.read(65536)
             except ssl.SSLWantReadError:
-                await self._send_outgoing(loop)
+                with contextlib.suppress(OSError):  # the reading shows it, too
+                    await self._send_outgoing(loop)
                 if not await self._receive_incoming(loop):
                     return b""
             except ssl.SSLError:
@@ -189,11 +195,14 @@ class SecureStream:
         """
         pieces: list[bytes] = []
         room = limit
+        fills = _FILLS
         while room > 0:
             try:
                 piece = self._tls.read(room)
             except ssl.SSLWantReadError:
-                if self._has_ended or not self._fill():
+                # Records may be without data; what stays in the socket keeps it readable.
+                fills -= 1
+                if self._has_ended or fills < 0 or not self._fill():
                     break
                 continue
             except ssl.SSLError as error:
@@ -228,8 +237,17 @@ class SecureStream:
         self._ending = how
 
     def queue(self, data: bytes) -> None:
-        """Encrypt *data*; :meth:`flush` sends it."""
-        self._tls.write(data)
+        """Encrypt *data*; :meth:`flush` sends it.
+
+        Raises:
+            ConnectionLostError: TLS broke earlier.
+        """
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise ConnectionLostError(
+                f"the connection broke: {error.reason or 'TLS error'}"
+            ) from error
 
     def flush(self) -> bool:
         """Send what the kernel takes now, and return whether that was all.
@@ -255,7 +273,8 @@ class SecureStream:
         if polite and self._sock.fileno() >= 0:
             with contextlib.suppress(ssl.SSLError, OSError, SevpnError, ValueError):
                 self._say_goodbye()
-        self._sock.close()
+        with contextlib.suppress(OSError):
+            self._sock.close()
 
     def _say_goodbye(self) -> None:
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -264,7 +283,9 @@ class SecureStream:
         self._sock.shutdown(socket.SHUT_WR)
         # What came and was not read would turn the close into a reset, which may
         # overtake our last words.
-        while not self._has_ended and self._fill():
+        for _ in range(_FILLS):
+            if self._has_ended or not self._fill():
+                break
             self._incoming.read()
 
 
@@ -297,10 +318,12 @@ async def open_stream(
         TlsError: TLS cannot be set up for another reason.
         SilenceError: It took longer than *timeout_s*; says at which stage.
         ConnectionLostError: The peer closed the connection; kind `PEER`.
-        ConfigError: The CA file cannot be used.
+        ConfigError: The CA file or the server name cannot be used.
     """
     context = client_context(trust)
+    give_up_at = asyncio.get_running_loop().time() + timeout_s
     opening = _Opening(host, port, trust, context, prepare)
+    opening.give_up_at = give_up_at
     try:
         async with asyncio.timeout(timeout_s):
             addresses = await resolve(host, family=family)
@@ -324,6 +347,7 @@ class _Opening:
         context: ssl.SSLContext,
         prepare: Callable[[socket.socket], None],
     ) -> None:
+        self.give_up_at = math.inf  # on the event loop's clock
         self._host = host
         self._port = port
         self._trust = trust
@@ -339,12 +363,16 @@ class _Opening:
         self.stage = (
             f"{self._host} port {self._port} accepted the connection and set up no TLS"
         )
-        stream = self._wrap(sock, self._context)
+        try:
+            stream = self._wrap(sock, self._context)
+        except OSError as error:  # it has gone already
+            raise self._explain(error) from error
         with contextlib.ExitStack() as undo:
             undo.callback(stream.close, polite=False)
             try:
                 await stream.handshake()
             except ssl.SSLCertVerificationError as error:
+                stream.close(polite=False)  # one connection at a time
                 raise await self._refusal(error, address) from error
             except (ssl.SSLError, ConnectionLostError, OSError) as error:
                 raise self._explain(error) from error
@@ -360,13 +388,19 @@ class _Opening:
                 server_name=self._server_name(),
                 verified_by=self._trust.verified_by,
             )
+        except (ValueError, TypeError) as error:
+            sock.close()
+            raise ConfigError(
+                f"{self._name!r} is no name that a certificate can bear: check the host, or --server-name"
+            ) from error
         except BaseException:
             sock.close()
             raise
 
     def _server_name(self) -> str:
         """Return the name to verify and to send; OpenSSL sends none that is an address."""
-        return self._name.partition("%")[0]
+        # A name may end in a dot where it is looked up, and nowhere else (RFC 6066 section 3).
+        return self._name.partition("%")[0].removesuffix(".")
 
     def _explain(self, error: Exception) -> SevpnError:
         if isinstance(error, ssl.SSLError):
@@ -381,13 +415,13 @@ class _Opening:
         self, error: ssl.SSLCertVerificationError, address: Address
     ) -> SevpnError:
         """Look at the refused certificate again, for its fingerprint."""
+        # Ends before the deadline of everything, which would hide the refusal.
+        left_s = self.give_up_at - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(_INSPECTION_S):
+            async with asyncio.timeout(min(_INSPECTION_S, left_s * 0.9)):
                 certificate = await self._presented(address)
         except (TimeoutError, OSError, SevpnError):
             certificate = b""
-        if not certificate:
-            return explain_tls_error(error, host=self._host, port=self._port)
         return certificate_refused(
             error, name=self._name, certificate=certificate, now=dt.datetime.now(dt.UTC)
         )

@@ -148,14 +148,18 @@ def certificate_refused(
     Args:
         error: What OpenSSL said.
         name: The name that it had to bear.
-        certificate: Its DER.
+        certificate: Its DER; empty if it could not be had.
         now: The time of day, aware.
     """
-    sha256 = fingerprint(certificate)
     reason, what = _judgement(error, certificate)
+    sha256 = fingerprint(certificate) if certificate else ""
+    advice = (
+        f"if its owner confirms the fingerprint, use --pin sha256:{sha256}"
+        if certificate
+        else "its fingerprint could not be read: try again"
+    )
     refused = CertificateError(
-        f"the certificate of {name} is not trusted: {what}; if its owner confirms the fingerprint, "
-        f"use --pin sha256:{sha256}",
+        f"the certificate of {name} is not trusted: {what}; {advice}",
         sha256=sha256,
         reason=reason,
     )
@@ -174,11 +178,18 @@ def _judgement(
 ) -> tuple[str, str]:
     code = error.verify_code
     if code == _EXPIRED:
-        return "expired", f"it expired {_validity(certificate)[1]:%Y-%m-%d}"
+        validity = _validity(certificate)
+        return (
+            "expired",
+            f"it expired {validity[1]:%Y-%m-%d}" if validity else "it has expired",
+        )
     if code == _NOT_YET_VALID:
+        validity = _validity(certificate)
         return (
             "not-yet-valid",
-            f"it is valid from {_validity(certificate)[0]:%Y-%m-%d} only",
+            f"it is valid from {validity[0]:%Y-%m-%d} only"
+            if validity
+            else "it is not valid yet",
         )
     if code in _SELF_SIGNED:
         return (
@@ -187,33 +198,48 @@ def _judgement(
         )
     if code in _NAME:
         names = _names(certificate)
+        if names is None:
+            return "name", "it is for another host"
         if not names:
             return "name", "it names no host at all (it has no subjectAltName)"
         return "name", f"it is for {', '.join(names[:5])}"
     return "untrusted", error.verify_message or "OpenSSL refuses it"
 
 
-def _validity(certificate: bytes) -> tuple[dt.datetime, dt.datetime]:
+def _validity(certificate: bytes) -> tuple[dt.datetime, dt.datetime] | None:
+    """Return from when until when it is valid; None if it cannot be read."""
     from cryptography import x509  # noqa: PLC0415 - 10 MiB, and only a refusal needs it
 
-    parsed = x509.load_der_x509_certificate(certificate)
+    # A stricter reader than OpenSSL, which did read it.
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+    except (ValueError, x509.InvalidVersion):
+        return None
     return parsed.not_valid_before_utc, parsed.not_valid_after_utc
 
 
-def _names(certificate: bytes) -> list[str]:
-    """Return the names that a certificate bears as subjectAltName, printable ones only."""
+def _names(certificate: bytes) -> list[str] | None:
+    """Return the names that it bears as subjectAltName, printable ones only; None if it cannot be read."""
     from cryptography import x509  # noqa: PLC0415 - as above
 
-    parsed = x509.load_der_x509_certificate(certificate)
     try:
+        parsed = x509.load_der_x509_certificate(certificate)
         extension = parsed.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return []
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
+        return None
     hosts = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)
-    return [name for name in (*hosts, *map(str, addresses)) if name.isprintable()]
+    # 253 characters are the longest name that the DNS knows.
+    return [name[:253] for name in (*hosts, *map(str, addresses)) if name.isprintable()]
 
 
 _TLS_REASONS: Final = {
