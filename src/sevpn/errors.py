@@ -183,7 +183,8 @@ class CertificateError(TransportError):
 
     Args:
         message: One line for people: why, and how to pin.
-        sha256: SHA-256 of the leaf's DER, 64 lower-case hex digits.
+        sha256: SHA-256 of the leaf's DER, 64 lower-case hex digits; empty if the
+            refused certificate could not be looked at again.
         reason: `self-signed`, `expired`, `not-yet-valid`, `name`, `pin`, or
             `untrusted` for anything else.
     """

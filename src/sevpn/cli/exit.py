@@ -74,7 +74,7 @@ def describe(error: SevpnError) -> dict[str, object]:
     if isinstance(error, RefusedError):
         facts["server_error"] = error.code
     if isinstance(error, CertificateError):
-        facts["certificate_sha256"] = error.sha256
+        facts["certificate_sha256"] = error.sha256 or None
         facts["reason"] = error.reason
     if isinstance(error, HostError):
         facts["operation"] = error.operation

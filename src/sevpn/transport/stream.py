@@ -9,7 +9,7 @@ both: whoever hands it over does not touch it again.
 
 TLS runs in memory, beside the socket, and not inside it: so that a whole batch of
 frames becomes many records and then one system call, where a TLS socket makes one
-call of at most 16 KiB each (bench/bench_stream.py), and so that one object serves
+call of at most 16 KiB each, and so that one object serves
 an event loop and a loop of our own.
 
     queue(data) ──TLS──> _outgoing ──> _sending ──socket.send──> kernel
