@@ -277,7 +277,9 @@ class SecureStream:
             self._sock.close()
 
     def _say_goodbye(self) -> None:
-        with contextlib.suppress(ssl.SSLWantReadError):
+        # The close_notify is in `_outgoing` whatever OpenSSL then says: that it waits
+        # for the peer's, or that data came which nobody has read.
+        with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         self.flush()
         self._sock.shutdown(socket.SHUT_WR)
