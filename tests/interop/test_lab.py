@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sevpn.testing.lab import SERVER, Client, Hub
+from sevpn.testing.certs import make_authority
+from sevpn.testing.lab import SERVER, Client, Hub, Network
 from sevpn.testing.machine import Machine, eventually, open_machines
 from sevpn.testing.peers import Capture, Dnsmasq, OfficialClient, SoftEtherServer
 from sevpn.testing.services import HttpServer, Iperf3, Radius, fetch
@@ -171,6 +173,26 @@ def test_a_server_that_was_killed_comes_back_with_its_hubs() -> None:
         text = machine.read("/var/lib/softether/vpn_server.config")
         assert "HUB_ARP_SEND_INTERVAL 1000" in text
         assert "bool DisableDos false" not in text
+
+
+def test_a_server_with_an_authoritys_certificate_is_trusted_by_it(
+    tmp_path: Path,
+) -> None:
+    authority = make_authority(tmp_path)
+    leaf = authority.issue("server", addresses=[SERVER], is_rsa=True)
+
+    with contextlib.closing(Network()) as outer, outer.client() as client:
+        server = SoftEtherServer(outer.server)
+        server.create_hub("TEST", securenat=True, users={"alice": "secret"})
+        server.set_certificate(leaf.certificate, leaf.key)
+
+        login = (f"{SERVER}/TEST", "--user", "alice")
+        done = client.sevpn("up", *login, "--once", env={"SEVPN_PASSWORD": "secret"})
+        assert done.code == 79
+        ca = ("--ca", str(authority.certificate))
+        with client.up(*login, *ca, password="secret") as tunnel:
+            assert tunnel.status()["server"]["verified_by"] == "ca"
+            assert tunnel.stop().code == 0
 
 
 def test_a_machine_ends_with_all_who_live_in_it() -> None:

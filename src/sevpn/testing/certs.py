@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificates for tests: an authority, and what it issues, right and wrong.
 
-Layer: testing. Runs in: any thread of a test. Keys are EC P-256: made in no time.
+Layer: testing. Runs in: any thread of a test. Keys are EC P-256, made in no time, but
+for a leaf that the official server shall use: it knows RSA only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 __all__ = ["Authority", "BadKind", "Issued", "make_authority"]
@@ -57,6 +58,7 @@ class Authority:
         addresses: Sequence[str] = (),
         valid: tuple[dt.timedelta, dt.timedelta] = (-_DAY, 30 * _DAY),
         is_self_signed: bool = False,
+        is_rsa: bool = False,
     ) -> Issued:
         """Issue a certificate.
 
@@ -66,8 +68,13 @@ class Authority:
             addresses: IP addresses it is for.
             valid: From and until, seen from now.
             is_self_signed: Sign it with its own key.
+            is_rsa: With a key of RSA, 2048 bits.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = (
+            rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            if is_rsa
+            else ec.generate_private_key(ec.SECP256R1())
+        )
         subject = _common_name(name)
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -137,7 +144,7 @@ def _write(
     folder: Path,
     name: str,
     certificate: x509.Certificate,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
 ) -> Issued:
     paths = Issued(folder / f"{name}.pem", folder / f"{name}.key")
     paths.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

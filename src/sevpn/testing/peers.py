@@ -279,7 +279,7 @@ class SoftEtherServer:
         return "sha256:" + self.machine.python(script).strip()
 
     def set_certificate(self, certificate: Path, key: Path) -> None:
-        """Use another certificate (PEM files of the host)."""
+        """Use another certificate: PEM files of the host, with a key of RSA."""
         self.command(f"ServerCertSet /LOADCERT:{certificate} /LOADKEY:{key}")
 
 
