@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -16,6 +17,7 @@ from sevpn.cli.exit import ExitCode
 from sevpn.cli.main import cli
 from sevpn.cli.options import tunnel_options
 from sevpn.config.profile import load_profile
+from sevpn.control.protocol import Command
 from sevpn.metrics import snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +103,21 @@ def test_every_exit_code_is_described() -> None:
     page = (ROOT / "docs/reference/exit-codes.md").read_text()
 
     assert [code for code in ExitCode if f"| {int(code)} |" not in page] == []
+
+
+def test_every_kind_of_failure_has_its_errors() -> None:
+    page = (ROOT / "docs/reference/errors.md").read_text()
+    ends = [code for code in ExitCode if code >= ExitCode.USAGE]
+
+    assert [code for code in ends if f"| {int(code)} |" not in page] == []
+
+
+def test_every_command_of_the_control_socket_is_described() -> None:
+    page = (ROOT / "docs/reference/control-socket.md").read_text()
+    verbs = get_args(Command)
+
+    assert len(verbs) == 4
+    assert [verb for verb in verbs if f'"command": "{verb}"' not in page] == []
 
 
 def test_every_option_of_up_is_a_described_key() -> None:
