@@ -189,12 +189,18 @@ class Inside:
         if self._dhcp is not None:
             self._dhcp.kernel_answers = False
 
-    def release(self) -> None:
-        """Give the lease back; the frame is on its way when this returns."""
-        if self._dhcp is not None and self.lease is not None:
-            self._dhcp.release(self._clock())
-            self._inject(self._dhcp.frames_to_send())
-            self.lease = None
+    def release(self) -> bool:
+        """Give the lease back, and return whether there was one.
+
+        The frame is on its way when this returns; give the server a moment before
+        the session is closed.
+        """
+        if self._dhcp is None or self.lease is None:
+            return False
+        self._dhcp.release(self._clock())
+        self._inject(self._dhcp.frames_to_send())
+        self.lease = None
+        return True
 
     def close(self) -> None:
         """Stop all timers and forget the machines; waiters are cancelled."""

@@ -50,10 +50,11 @@ class Rules:
     """The longest delay."""
 
     retries: int | None = None
-    """Attempts after a failed one, :data:`FOREVER`, or `None` for the table."""
+    """Attempts after a failed one before the first proof, :data:`FOREVER`, or `None`
+    for the table."""
 
     once: bool = False
-    """End at the first failure or loss, whatever it is."""
+    """End at the first failure before the first proof, whatever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +116,9 @@ def decide(
         now: Seconds on the monotonic clock.
         jitter: Uniformly random in [-1, 1].
     """
-    if rules.once or _is_final(failure, run):
+    if _is_final(failure, run):
         return End()
-    if rules.retries is not None and rules.retries != FOREVER:
-        if run.failures > rules.retries:
-            return End()
-    elif (
-        rules.retries is None and not run.proven and not _is_patient(failure, run, now)
-    ):
+    if not run.proven and not _is_worth_waiting(failure, run, rules, now):
         return End()
     return Retry(_delay(run, rules, jitter))
 
@@ -142,9 +138,13 @@ def _is_final(failure: Failure, run: Run) -> bool:
             assert_never(failure)
 
 
-def _is_patient(failure: Failure, run: Run, now: float) -> bool:
-    """Whether an unproven tunnel with no word on retries tries again."""
-    return failure is Failure.TEMPORARY and now - run.started_at < PATIENCE_S
+def _is_worth_waiting(failure: Failure, run: Run, rules: Rules, now: float) -> bool:
+    """Whether a tunnel that has never been proven tries again."""
+    if rules.once:
+        return False
+    if rules.retries is None:
+        return failure is Failure.TEMPORARY and now - run.started_at < PATIENCE_S
+    return rules.retries == FOREVER or run.failures <= rules.retries
 
 
 def _delay(run: Run, rules: Rules, jitter: float) -> float:

@@ -281,9 +281,7 @@ def test_no_order_of_events_leaves_a_session_without_an_end(
 
 
 def test_the_error_that_ended_the_tunnel_is_kept() -> None:
-    talk = Talk(Rules(once=True)).connected()
-
-    talk.hear(m.SessionLost(RESET), m.Left())
+    talk = Talk(Rules(once=True)).hear(m.TurnOn(), m.StepFailed(RESET), m.Left())
 
     assert isinstance(talk.state, m.Failed)
     assert isinstance(talk.state.error, SevpnError)

@@ -67,9 +67,16 @@ def test_retries_make_an_unreachable_server_worth_waiting_for() -> None:
     ) == Retry(60.0)
 
 
-def test_once_ends_at_the_first_failure_of_any_kind() -> None:
+def test_once_ends_at_the_first_failure_before_a_proof_of_any_kind() -> None:
     for failure in Failure:
-        assert after(failure, AFTER_PROOF, Rules(once=True)) == End()
+        assert after(failure, FIRST, Rules(once=True)) == End()
+
+
+def test_neither_once_nor_retries_limit_a_tunnel_that_was_proven() -> None:
+    run = Run(0.0, proven=True, failures=99)
+
+    for rules in (Rules(once=True), Rules(retries=2)):
+        assert after(Failure.UNREACHABLE, run, rules) == Retry(60.0)
 
 
 def test_a_given_delay_also_holds_for_the_first_retry_after_a_proof() -> None:
