@@ -68,10 +68,12 @@ async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int
         )
         control = ControlServer(tunnel, prepared.run_dir / SOCKET_NAME)
         await control.open()
-        with _signals(tunnel) as received:
-            error = await tunnel.run()
-        steps.close()
-        await control.close()
+        try:
+            with _signals(tunnel) as received:
+                error = await tunnel.run()
+        finally:
+            steps.close()
+            await control.close()
     finally:
         host.close()
     return _code(error, tunnel.restore_error, received, output)

@@ -85,9 +85,10 @@ def turn_off(path: Path, *, patience_s: float) -> bool:
         sock.settimeout(patience_s)
         with contextlib.suppress(OSError):
             lines.read(1)
-    while path.exists() and time.monotonic() < deadline:
+    # A tunnel that could not restore the host keeps its folder, with the journal in it.
+    while path.parent.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not path.exists()
+    return not path.parent.exists()
 
 
 def follow(path: Path) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,12 @@ __all__ = ["ControlServer", "Controlled", "Peer"]
 log = get_logger(__name__)
 
 _MAX_CLIENTS: Final = 32
+_MAX_CLIENTS_OF_ONE: Final = 8
+"""Connections of one user who is neither root nor the tunnel's own; those are not counted."""
+
+_REQUEST_S: Final = 5.0
+"""How long a connection may say nothing: nobody shall hold a place for ever."""
+
 _MAX_WAITING_EVENTS: Final = 256
 _SO_PEERGROUPS: Final = 59
 _GROUP: Final = "sevpn"
@@ -87,7 +93,7 @@ class ControlServer:
         self._tunnel = tunnel
         self._path = path
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[asyncio.Task[None], int] = {}
 
     async def open(self) -> None:
         """Begin to listen.
@@ -123,25 +129,37 @@ class ControlServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._clients) >= _MAX_CLIENTS:
+        try:
+            peer = Peer(writer.get_extra_info("socket"))
+        except OSError:  # it has gone already
             writer.close()
             return
-        self._clients.add(task)
+        if task is None or not self._has_room(peer):
+            writer.close()
+            return
+        self._clients[task] = peer.uid
         try:
-            await self._serve(reader, writer)
-        except (OSError, ValueError, asyncio.CancelledError):
+            await self._serve(peer, reader, writer)
+        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             pass  # the client went, or sent a line over the limit
         except Exception as error:  # noqa: BLE001 - the top of a task: one client must not end the tunnel
             log.error("control client failed", cause=error)
         finally:
-            self._clients.discard(task)
+            self._clients.pop(task, None)
             writer.close()
 
+    def _has_room(self, peer: Peer) -> bool:
+        if peer.uid in {0, os.geteuid()}:
+            return True
+        others = [uid for uid in self._clients.values() if uid not in {0, os.geteuid()}]
+        return (
+            len(others) < _MAX_CLIENTS and others.count(peer.uid) < _MAX_CLIENTS_OF_ONE
+        )
+
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        peer = Peer(writer.get_extra_info("socket"))
-        while line := await reader.readline():
+        while line := await asyncio.wait_for(reader.readline(), _REQUEST_S):
             try:
                 request = msgspec.json.decode(line, type=Request)
             except msgspec.MsgspecError as error:

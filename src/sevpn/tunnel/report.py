@@ -273,6 +273,10 @@ class Reporter:
     def new_attempt(self) -> None:
         """What was warned of and proven belonged to an earlier session."""
         self._warnings.clear()
+        self.unproven()
+
+    def unproven(self) -> None:
+        """What was proven is gone."""
         self._proven_at = None
 
     def _tell(self, event: str, text: str, facts: dict[str, Any]) -> None:

@@ -137,6 +137,10 @@ class Supervisor:
         finally:
             # Only a cancelled or broken run comes here with something left open.
             if not isinstance(self._state, m.Down | m.Failed):
+                work = self._work
+                self._give_up()
+                if work is not None:
+                    await asyncio.gather(work, return_exceptions=True)
                 self._close_session(polite=False)
                 await loop.run_in_executor(None, self._restore_host)
         return self._state.error if isinstance(self._state, m.Failed) else None
@@ -414,10 +418,11 @@ class Supervisor:
             self._inside.unconfigured()
         if self._pump is not None:
             self._pump.sieve.is_open = False
-        if self._tap is not None:
-            self._tap.set_carrier(False)
         self._wanted = None
+        self.report.unproven()
         try:
+            if self._tap is not None:
+                self._tap.set_carrier(False)
             self._host.release_addresses()
         except SevpnError as error:
             log.error("addresses could not be taken off", cause=error)
