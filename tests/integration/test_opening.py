@@ -194,10 +194,11 @@ async def test_an_end_after_any_byte_is_the_peers_or_passes() -> None:
             else:
                 session.stream.close(polite=False)
                 outcomes.append(None)
-            await until(lambda: sockets() <= before)
+        await until(lambda: sockets() <= before)
 
         # Answers are padded at random: where the Welcome ends differs from one to another.
-        assert set(outcomes) == {Failure.PEER, Failure.TEMPORARY, None}
+        assert set(outcomes) <= {Failure.PEER, Failure.TEMPORARY, None}
+        assert Failure.PEER in outcomes
         assert None not in outcomes[:10]
 
 
