@@ -210,6 +210,8 @@ def check_wheel() -> Outcome:
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("sevpn/")}
+    compiled = {name for name in packed if name.endswith(".so")}
+    packed -= compiled
     source = ROOT / "src"
     wanted = {
         path.relative_to(source).as_posix()
@@ -221,6 +223,8 @@ def check_wheel() -> Outcome:
         f"{name} is in the wheel and not in the sources"
         for name in sorted(packed - wanted)
     ]
+    if not compiled and shutil.which("cc"):
+        failures.append("there is a C compiler, and the kernel was not compiled")
     failures += install_wheel(wheel)
     return Outcome(failures=failures, output=output)
 

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The per-frame work of the data path, compiled where a C compiler was at hand.
+
+Layer: dataplane. Runs in: the data thread, or the embedded server's loop; never in two at once.
+
+    cut.py    what the TAP hands over, super-segments included -> batches of blocks
+    scan.py   the bytes of a connection                        -> where the frames are
+    merge.py  frames                                           -> few large writes to the TAP
+
+Each of these files is plain Python and is what runs where nothing was compiled
+(tests, above all: `dataplane/plain.py` is the faster form there). The `.pxd` file
+beside each gives the C types, and the build compiles the very same `.py` file. What
+C and Python cannot spell alike stands twice, in `primitives.py` and `primitives.pxd`,
+and nowhere else. docs/decisions/0007-kernel.md says why.
+"""

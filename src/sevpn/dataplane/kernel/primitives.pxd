@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+# The C half of primitives.py: the same promises, no bound checked.
+
+from libc.string cimport memcmp, memcpy
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/uio.h>
+    #include <unistd.h>
+
+    /* Words are added as they lie in memory, and the sum is turned at the end:
+       one's complement addition does not care (RFC 1071 section 2 (B)). */
+    static inline unsigned int sevpn_ones_sum(const unsigned char *data, size_t size)
+    {
+        uint64_t sum = 0;
+        uint32_t word;
+        unsigned char rest[4] = {0, 0, 0, 0};
+        size_t at = 0;
+        for (; at + 4 <= size; at += 4) {
+            memcpy(&word, data + at, 4);
+            sum += word;
+        }
+        if (at < size) {
+            memcpy(rest, data + at, size - at);
+            memcpy(&word, rest, 4);
+            sum += word;
+        }
+        while (sum >> 16)
+            sum = (sum & 0xFFFF) + (sum >> 16);
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        sum = (sum >> 8 | sum << 8) & 0xFFFF;
+    #endif
+        return (unsigned int)sum;
+    }
+
+    static inline Py_ssize_t sevpn_read(int descriptor, unsigned char *data, size_t size)
+    {
+        ssize_t got;
+        do
+            got = read(descriptor, data, size);
+        while (got < 0 && errno == EINTR);
+        return got < 0 ? -errno : got;
+    }
+
+    static inline int sevpn_write_pieces(int descriptor, unsigned char *head, size_t head_size,
+                                         unsigned char *data, const int *starts, const int *sizes, int count)
+    {
+        struct iovec pieces[65];
+        int index, used = 0;
+        ssize_t sent;
+        if (head_size) {
+            pieces[0].iov_base = head;
+            pieces[0].iov_len = head_size;
+            used = 1;
+        }
+        for (index = 0; index < count; index++, used++) {
+            pieces[used].iov_base = data + starts[index];
+            pieces[used].iov_len = sizes[index];
+        }
+        do
+            sent = writev(descriptor, pieces, used);
+        while (sent < 0 && errno == EINTR);
+        return sent < 0 ? errno : 0;
+    }
+    """
+    unsigned int sevpn_ones_sum(const unsigned char *data, size_t size) noexcept nogil
+    Py_ssize_t sevpn_read(int descriptor, unsigned char *data, size_t size) noexcept nogil
+    int sevpn_write_pieces(int descriptor, unsigned char *head, size_t head_size, unsigned char *data, const int *starts, const int *sizes, int count) noexcept nogil
+
+
+cdef inline void copy(unsigned char *target, Py_ssize_t at, const unsigned char *source, Py_ssize_t begin, Py_ssize_t size) noexcept nogil:
+    memcpy(target + at, source + begin, <size_t>size)
+
+
+cdef inline bint is_same(const unsigned char *one, Py_ssize_t at, const unsigned char *other, Py_ssize_t begin, Py_ssize_t size) noexcept nogil:
+    return memcmp(one + at, other + begin, <size_t>size) == 0
+
+
+cdef inline unsigned int ones_sum(const unsigned char *data, Py_ssize_t begin, Py_ssize_t size) noexcept nogil:
+    return sevpn_ones_sum(data + begin, <size_t>size)
+
+
+cdef inline unsigned int get16(const unsigned char *data, Py_ssize_t at) noexcept nogil:
+    return <unsigned int>data[at] << 8 | data[at + 1]
+
+
+cdef inline unsigned int get32(const unsigned char *data, Py_ssize_t at) noexcept nogil:
+    return <unsigned int>data[at] << 24 | <unsigned int>data[at + 1] << 16 | <unsigned int>data[at + 2] << 8 | data[at + 3]
+
+
+cdef inline unsigned int get16_little(const unsigned char *data, Py_ssize_t at) noexcept nogil:
+    return data[at] | <unsigned int>data[at + 1] << 8
+
+
+cdef inline void put16(unsigned char *data, Py_ssize_t at, unsigned int value) noexcept nogil:
+    data[at] = <unsigned char>(value >> 8)
+    data[at + 1] = <unsigned char>value
+
+
+cdef inline void put32(unsigned char *data, Py_ssize_t at, unsigned int value) noexcept nogil:
+    data[at] = <unsigned char>(value >> 24)
+    data[at + 1] = <unsigned char>(value >> 16)
+    data[at + 2] = <unsigned char>(value >> 8)
+    data[at + 3] = <unsigned char>value
+
+
+cdef inline void put16_little(unsigned char *data, Py_ssize_t at, unsigned int value) noexcept nogil:
+    data[at] = <unsigned char>value
+    data[at + 1] = <unsigned char>(value >> 8)
+
+
+cdef inline Py_ssize_t read_into(int descriptor, unsigned char *data, Py_ssize_t at, Py_ssize_t size) noexcept nogil:
+    return sevpn_read(descriptor, data + at, <size_t>size)
+
+
+cdef inline int write_pieces(int descriptor, unsigned char *head, Py_ssize_t head_size, unsigned char *data, int[::1] starts, int[::1] sizes, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    return sevpn_write_pieces(descriptor, head, <size_t>head_size, data, &starts[0] + first, &sizes[0] + first, <int>count)
