@@ -14,6 +14,7 @@ from sevpn.testing.machine import eventually
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 
+@pytest.mark.kernel
 def test_a_password_user_gets_a_proven_network(client: Client, hub: Hub) -> None:
     with client.up(
         hub.target, "--pin", hub.pin, "--user", "alice", password="secret"

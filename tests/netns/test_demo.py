@@ -23,6 +23,7 @@ def client() -> Iterator[Client]:
         yield Client(machine)
 
 
+@pytest.mark.kernel
 def test_the_demo_shows_a_whole_tunnel_and_leaves_nothing(client: Client) -> None:
     before = client.machine.snapshot()
 

@@ -16,7 +16,7 @@ from sevpn.testing.rig import OUR_MAC, FarEnd, PumpRig
 from sevpn.testing.sandbox import ip, sandboxed
 from sevpn.wire.block import encode_batch
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 PEER_MAC = bytes.fromhex("5e0000000002")
 OURS, PEERS = bytes([10, 9, 9, 1]), bytes([10, 9, 9, 2])

@@ -20,6 +20,7 @@ from sevpn.wire.ipv4 import Ipv4Packet, decode_ipv4, encode_ipv4
 
 pytestmark = [
     pytest.mark.netns,
+    pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 

@@ -78,6 +78,7 @@ def test_a_lease_that_is_refused_is_replaced_in_the_same_session(
         server.stop()
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("is_reset", [True, False])
 def test_a_cut_connection_is_healed(
     client: Client, server: EmbeddedServer, is_reset: bool
