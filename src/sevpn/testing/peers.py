@@ -12,7 +12,7 @@ to the private /var and /run of the machine that it runs on.
         server.create_hub("TEST", securenat=True)
         server.create_user("TEST", "alice", password="secret")
 
-More of them are in testing/services.py.
+More of them are in testing/services.py, other VPNs in testing/rivals.py.
 """
 
 from __future__ import annotations
@@ -150,6 +150,11 @@ class SoftEtherServer:
     def start(self) -> None:
         """Start it again, with what it had configured."""
         self._process = self._start()
+
+    @property
+    def worker_pid(self) -> int:
+        """The process that does the work: a child of the one that is started."""
+        return _worker(self._process)
 
     # --- administration ---
 
@@ -303,6 +308,11 @@ class OfficialClient:
         """The process that was started; a child of it does the work."""
         return self._process.pid
 
+    @property
+    def worker_pid(self) -> int:
+        """The process that does the work."""
+        return _worker(self._process)
+
     def _answers(self) -> bool:
         done = self.machine.run(
             *(_VPNCMD, "127.0.0.1", "/CLIENT", "/CMD", "VersionGet"),
@@ -450,6 +460,12 @@ class Capture:
         self._process.send_signal(signal.SIGINT)
         out, _ = self._process.communicate(timeout=10)
         return [line for line in out.splitlines() if line]
+
+
+def _worker(process: subprocess.Popen[str]) -> int:
+    """Return the process that works: `execsvc` forks one child."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return int(children.split()[0]) if children.split() else process.pid
 
 
 def _user_lines(user: str, password: str | None) -> list[str]:

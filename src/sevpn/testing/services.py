@@ -118,11 +118,22 @@ with opener.open(sys.argv[1], timeout=float(sys.argv[2])) as answer:
 class Throughput:
     """What iperf3 measured."""
 
-    bits_per_s: float
-    """TCP payload that arrived, bits each second."""
+    outbound_bits_per_s: float
+    """TCP payload of the client that arrived, bits each second."""
+
+    inbound_bits_per_s: float
+    """The same of the server."""
+
+    payload_bytes: int
+    """What arrived in all, of both."""
 
     retransmit_count: int
     """Segments that were sent again; 0 where the receiver was asked."""
+
+    @property
+    def bits_per_s(self) -> float:
+        """Both directions together."""
+        return self.outbound_bits_per_s + self.inbound_bits_per_s
 
 
 class Iperf3:
@@ -152,19 +163,33 @@ class Iperf3:
         seconds: int = 2,
         streams: int = 1,
         is_inbound: bool = False,
+        is_both: bool = False,
     ) -> Throughput:
-        """Send over TCP from *client*, or *is_inbound* to it.
+        """Send over TCP from *client*, or *is_inbound* to it, or *is_both* at once.
+
+        Args:
+            client: From where.
+            seconds: How long.
+            streams: TCP connections in each direction.
+            is_inbound: The server sends.
+            is_both: Both send.
 
         Raises:
             AssertionError: It did not work; the text is iperf3's.
         """
         argv = [_IPERF3, "--client", self._address, "--json"]
         argv += ["--time", str(seconds), "--parallel", str(streams)]
-        argv += ["--reverse"] if is_inbound else []
+        argv += ["--bidir"] if is_both else ["--reverse"] if is_inbound else []
         said = client.check(*argv, env=peer_environment(), timeout_s=seconds + 15.0)
         sums = json.loads(said)["end"]
+        ours = sums["sum_received"]
+        theirs = sums.get("sum_received_bidir_reverse", _NOTHING)
+        if is_inbound and not is_both:
+            ours, theirs = theirs, ours
         return Throughput(
-            bits_per_s=sums["sum_received"]["bits_per_second"],
+            outbound_bits_per_s=ours["bits_per_second"],
+            inbound_bits_per_s=theirs["bits_per_second"],
+            payload_bytes=ours["bytes"] + theirs["bytes"],
             retransmit_count=sums["sum_sent"].get("retransmits", 0),
         )
 
@@ -174,6 +199,7 @@ class Iperf3:
 
 
 _IPERF3: Final = str(PEERS / "usr/bin/iperf3")
+_NOTHING: Final = {"bits_per_second": 0.0, "bytes": 0}
 
 
 class Radius:
