@@ -6,7 +6,8 @@ Layer: testing. Runs in: any thread of a test; needs root.
     server ── br0 192.0.2.1/24 ──┬── eth0 192.0.2.N/24 ── client
                                  └── … one cable per client
 
-Each client's default route leads to the server's machine, as to a router.
+Each client's default route leads to the server's machine, as to a router. Instead
+of a cable there may be a link with delay, loss and more (testing/link.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from sevpn.testing.link import Link, LinkSpec
 from sevpn.testing.machine import Finished, Machine, connect, end, eventually
 from sevpn.testing.peers import SoftEtherServer
 
@@ -38,10 +40,15 @@ _SEVPN: Final = Path(
 
 
 class Network:
-    """The outer network: a machine for the server, and cables to clients."""
+    """The outer network: a machine for the server, and cables to clients.
 
-    def __init__(self) -> None:
+    Args:
+        link: What each client stands behind, by itself; `None`: a plain cable.
+    """
+
+    def __init__(self, *, link: LinkSpec | None = None) -> None:
         self.server = Machine("server")
+        self._link = link
         self._numbers = itertools.count(2)
         self.server.sh(
             f"ip link add br0 type bridge; ip addr add {SERVER}/24 dev br0; ip link set br0 up;"
@@ -61,16 +68,25 @@ class Network:
         """
         number = next(self._numbers) % 250 + 2
         with Machine("client") as machine:
-            connect(
-                machine,
-                self.server,
-                interfaces=("eth0", f"c{number}"),
-                addresses=(f"192.0.2.{number}/24", ""),
-            )
+            link = self._connect(machine, number)
             self.server.sh(f"ip link set c{number} master br0")
             if default_metric is not None:
                 machine.sh(f"ip route add default via {SERVER} metric {default_metric}")
-            yield Client(machine)
+            yield Client(machine, link=link)
+
+    def _connect(self, machine: Machine, number: int) -> Link | None:
+        interfaces = ("eth0", f"c{number}")
+        addresses = (f"192.0.2.{number}/24", "")
+        if self._link is not None:
+            return Link(
+                machine,
+                self.server,
+                self._link,
+                interfaces=interfaces,
+                addresses=addresses,
+            )
+        connect(machine, self.server, interfaces=interfaces, addresses=addresses)
+        return None
 
 
 @dataclass
@@ -258,6 +274,9 @@ class Client:
 
     environment: dict[str, str] = field(default_factory=dict)
     """More of sevpn's environment."""
+
+    link: Link | None = None
+    """What it stands behind; `None`: a plain cable."""
 
     @property
     def program(self) -> Path:

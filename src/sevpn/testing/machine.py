@@ -36,6 +36,7 @@ __all__ = [
     "Finished",
     "Machine",
     "Snapshot",
+    "bring_up",
     "connect",
     "end",
     "eventually",
@@ -405,9 +406,14 @@ def connect(
         check=True,
     )
     for machine, name, address in zip((one, other), interfaces, addresses, strict=True):
-        if address:
-            machine.sh(f"ip addr add {address} dev {name}")
-        machine.sh(f"ip link set {name} up")
+        bring_up(machine, name, address)
+
+
+def bring_up(machine: Machine, interface: str, address: str) -> None:
+    """Turn an interface on, with an address unless that is empty."""
+    if address:
+        machine.sh(f"ip addr add {address} dev {interface}")
+    machine.sh(f"ip link set {interface} up")
 
 
 def end(child: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
