@@ -15,8 +15,9 @@ import msgspec
 import pytest
 
 from sevpn.control import client
+from sevpn.control.protocol import MAX_LINE_SIZE, MAX_PATH_SIZE
 from sevpn.control.server import ControlServer, Peer
-from sevpn.errors import ControlError
+from sevpn.errors import ConfigError, ControlError
 from sevpn.metrics.snapshot import Server, Tunnel
 
 
@@ -185,6 +186,105 @@ def test_the_kernel_names_the_peer() -> None:
 
     assert peer.may_change()
     assert peer.gid in peer.groups
+
+
+@contextmanager
+def answering(path: Path, words: bytes, *, is_rude: bool = False) -> Iterator[None]:
+    """Say *words* to whoever has asked, as no tunnel would; rudely: then reset.
+
+    A Unix socket is reset where it is closed before all was read.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(5)
+                sock.recv(1 if is_rude else 65536)
+                sock.sendall(words)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+SUBSCRIBED = b'{"id":1,"result":{}}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (b"nonsense\n", "another version's words"),
+        (b'{"event": 5}\n', "another version's words"),
+        (b'{"event": {"n": 1', "another version's words"),
+        (b"\xff\n", "another version's words"),
+        (b'{"event":{"x":"' + b"x" * MAX_LINE_SIZE, "another version's words"),
+    ],
+)
+def test_events_that_are_none_end_a_subscription_with_the_reason(
+    tmp_path: Path, words: bytes, reason: str
+) -> None:
+    path = tmp_path / "control.sock"
+    with answering(path, SUBSCRIBED + b'{"event":{"n":0}}\n' + words):
+        events = client.follow(path)
+        assert next(events) == {"n": 0}
+        with pytest.raises(ControlError, match=reason):
+            next(events)
+        events.close()
+
+
+def test_a_subscription_that_breaks_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with (
+        answering(path, SUBSCRIBED, is_rude=True),
+        pytest.raises(ControlError, match=r"broke off its events|gave no answer"),
+    ):
+        list(client.follow(path))
+
+
+@pytest.mark.parametrize("words", [b"", b"nonsense\n", b'{"result"', b'{"id":"x"}\n'])
+def test_an_answer_that_is_none_is_told(tmp_path: Path, words: bytes) -> None:
+    path = tmp_path / "control.sock"
+    with (
+        answering(path, words),
+        pytest.raises(ControlError, match="gave no answer to 'status'"),
+    ):
+        client.status(path)
+
+
+@pytest.mark.parametrize("result", [b"{}", b"[]", b'{"name":"t","state":"flying"}'])
+def test_a_status_of_another_version_is_told(tmp_path: Path, result: bytes) -> None:
+    path = tmp_path / "control.sock"
+    with (
+        answering(path, b'{"id":1,"result":' + result + b"}\n"),
+        pytest.raises(ControlError, match="another version's words"),
+    ):
+        client.status(path)
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / ("n" * (MAX_PATH_SIZE - len(bytes(tmp_path)) - 14))
+    folder.mkdir()
+
+    async def open_at(path: Path) -> None:
+        control = ControlServer(FakeTunnel(), path)
+        try:
+            await control.open()
+        finally:
+            await control.close()
+
+    longest = folder / "control.sock"
+    assert len(bytes(longest)) == MAX_PATH_SIZE
+    asyncio.run(open_at(longest))
+    with pytest.raises(ConfigError, match=f"at most {MAX_PATH_SIZE}.*--name"):
+        asyncio.run(open_at(folder / "control.sockx"))
+    assert list(folder.iterdir()) == []
 
 
 def test_nobody_listening_is_said_with_the_path(tmp_path: Path) -> None:

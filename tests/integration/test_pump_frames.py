@@ -14,6 +14,8 @@ from sevpn.testing.memory import MemoryPort
 from sevpn.testing.rig import OUR_MAC, PumpRig
 from sevpn.wire.block import EMPTY_BATCH, encode_batch
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 HUB_MAC = bytes.fromhex("00ae11223344")
 PEER_MAC = bytes.fromhex("5e0000000002")
 
@@ -190,14 +192,27 @@ def test_a_full_batch_is_answered_by_an_empty_one() -> None:
         assert far.socket.recv(100) == EMPTY_BATCH
 
 
-def test_a_shorter_batch_is_not_answered() -> None:
+@pytest.mark.parametrize("count", [1, 31])
+def test_a_short_batch_is_not_answered(count: int) -> None:
     with PumpRig() as rig:
         far = rig.attach()
         far.keepalives(1)
-        far.send(encode_batch([tcp_frame(number) for number in range(127)]))
+        far.send(encode_batch([tcp_frame(number) for number in range(count)]))
         rig.port.host_receives()
         rig.turn()
 
+        assert far.is_quiet()
+
+
+def test_a_server_that_makes_smaller_batches_is_woken_behind_its_largest() -> None:
+    with PumpRig() as rig:
+        far = rig.attach()
+        far.keepalives(1)
+        far.send(encode_batch([tcp_frame(number) for number in range(64)]))
+        assert far.socket.recv(100) == EMPTY_BATCH
+
+        far.send(encode_batch([tcp_frame(number) for number in range(63)]))
+        rig.turn()
         assert far.is_quiet()
 
 
@@ -277,7 +292,9 @@ def test_a_full_tap_costs_the_frame_and_no_keepalive() -> None:
 def test_a_frame_that_the_tap_refuses_is_counted_by_reason(
     number: int, reason: str
 ) -> None:
+    # While proving, both forms write each frame through the port.
     with PumpRig() as rig:
+        rig.pump.sieve.is_proving = True
         far = rig.attach()
         rig.port.refuse_writes(number)
         far.send(encode_batch([tcp_frame(1), tcp_frame(2)]))

@@ -25,6 +25,8 @@ from sevpn.testing.memory import MemoryPort
 from sevpn.testing.rig import OUR_MAC, PumpRig
 from sevpn.wire.block import EMPTY_BATCH, encode_batch, encode_keepalive
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 FRAME = OUR_MAC.octets + bytes(6) + b"\x08\x00" + bytes(46)
 ARP = b"\xff" * 6 + bytes(6) + b"\x08\x06" + bytes(28)
 BROKEN = b"\x00\x00\x00\x01\x00\x00\xff\xff"
@@ -285,6 +287,7 @@ def test_a_crash_is_reported_as_a_bug_and_the_next_session_works(
         assert error.failure is Failure.BUG
         assert "on purpose" in str(error)
         assert "bug in the data thread" in caplog.text
+        assert rig.port.host_receives() == ARP
         assert_works(rig)
 
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import hashlib
+import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from integration.tls_peer import (
+    INSECURE,
+    drained,
+    echo,
+    listening,
+    open_and_close,
+    opened,
+    server_context,
+    sha256_of,
+    silent,
+    tls_server,
+    unheard,
+)
 from sevpn.errors import (
     CertificateError,
     ConfigError,
@@ -26,115 +39,16 @@ from sevpn.errors import (
     SilenceError,
     TlsError,
 )
-from sevpn.testing.certs import Authority, BadKind, Issued, make_authority
+from sevpn.testing.certs import Authority, BadKind, make_authority
 from sevpn.transport.dial import dial
 from sevpn.transport.resolve import Address, Family, interleave, resolve
-from sevpn.transport.stream import SecureStream, open_stream
+from sevpn.transport.stream import open_stream
 from sevpn.transport.tls import TrustPolicy, certificate_refused, client_context
-
-Talk = Callable[[ssl.SSLSocket], None]
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@contextmanager
-def listening(
-    talk: Callable[[socket.socket], None], address: str = "127.0.0.1"
-) -> Generator[int]:
-    """Accept connections in a thread and let *talk* have each; yields the port."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server((address, 0), family=family)
-
-    def run() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            sock.settimeout(5)
-            with sock, suppress(OSError):
-                talk(sock)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(10)
-
-
-@contextmanager
-def tls_server(issued: Issued, talk: Talk) -> Generator[int]:
-    """Serve TLS; an end of the client's without close_notify is an error to *talk*."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.certificate, issued.key)
-
-    def wrapped(sock: socket.socket) -> None:
-        with (
-            suppress(ssl.SSLError),
-            context.wrap_socket(
-                sock, server_side=True, suppress_ragged_eofs=False
-            ) as tls,
-        ):
-            talk(tls)
-
-    with listening(wrapped) as port:
-        yield port
-
-
-def unheard(_: socket.socket) -> None:
-    """Close at once."""
-
-
-def silent(sock: socket.socket) -> None:
-    """Read until the peer goes, and say nothing."""
-    while sock.recv(65536):
-        pass
-
-
-def echo(tls: ssl.SSLSocket) -> None:
-    while data := tls.recv(65536):
-        tls.sendall(data)
-
-
-async def opened(
-    port: int,
-    trust: TrustPolicy,
-    *,
-    host: str = "127.0.0.1",
-    timeout_s: float = 5.0,
-    family: Family = "any",
-) -> SecureStream:
-    async def nothing(_: Sequence[Address]) -> None:
-        pass
-
-    return await open_stream(
-        host,
-        port,
-        trust=trust,
-        family=family,
-        timeout_s=timeout_s,
-        on_addresses=nothing,
-    )
-
-
-def open_and_close(port: int, trust: TrustPolicy, **settings: str) -> SecureStream:
-    async def run() -> SecureStream:
-        stream = await opened(port, trust, host=settings.get("host", "127.0.0.1"))
-        stream.close(polite=True)
-        return stream
-
-    return asyncio.run(run())
-
-
-def sha256_of(issued: Issued) -> str:
-    der = ssl.PEM_cert_to_DER_cert(issued.certificate.read_text())
-    return hashlib.sha256(der).hexdigest()
 
 
 # --- trust -------------------------------------------------------------------
@@ -217,7 +131,7 @@ def test_another_certificate_than_the_pinned_one_is_refused_although_it_is_good(
 
 def test_insecure_takes_any(authority: Authority) -> None:
     with tls_server(authority.issue_bad("expired"), echo) as port:
-        assert open_and_close(port, TrustPolicy(insecure=True)).verified_by == "none"
+        assert open_and_close(port, INSECURE).verified_by == "none"
 
 
 def test_a_server_name_stands_for_the_host(authority: Authority) -> None:
@@ -278,7 +192,7 @@ def test_a_peer_without_tls_is_told_in_words(
         sock.recv(65536)
 
     with listening(talk) as port, pytest.raises(error) as caught:
-        open_and_close(port, TrustPolicy(insecure=True))
+        open_and_close(port, INSECURE)
 
     assert caught.value.failure is Failure.PEER
     assert "127.0.0.1" in str(caught.value)
@@ -289,15 +203,14 @@ def test_a_peer_that_says_nothing_costs_the_deadline_and_no_more() -> None:
 
         async def run() -> None:
             with pytest.raises(SilenceError, match="no TLS"):
-                await opened(port, TrustPolicy(insecure=True), timeout_s=0.2)
+                await opened(port, timeout_s=0.2)
 
         asyncio.run(run())
 
 
 def test_tls_before_1_2_is_refused_in_words(authority: Authority) -> None:
     leaf = authority.issue("old", addresses=["127.0.0.1"])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
 
@@ -306,7 +219,7 @@ def test_tls_before_1_2_is_refused_in_words(authority: Authority) -> None:
             context.wrap_socket(sock, server_side=True)
 
     with listening(talk) as port, pytest.raises(TlsError):
-        open_and_close(port, TrustPolicy(insecure=True))
+        open_and_close(port, INSECURE)
 
 
 # --- names and addresses -----------------------------------------------------
@@ -409,7 +322,7 @@ def test_what_the_caller_does_between_look_up_and_dialling_may_fail() -> None:
             await open_stream(
                 "127.0.0.1",
                 port,
-                trust=TrustPolicy(insecure=True),
+                trust=INSECURE,
                 timeout_s=5,
                 on_addresses=refuse,
             )
@@ -421,32 +334,13 @@ def test_what_the_caller_does_between_look_up_and_dialling_may_fail() -> None:
 # --- bytes -------------------------------------------------------------------
 
 
-def drained(stream: SecureStream, size: int) -> bytes:
-    """Read *size* bytes as the data thread does."""
-    import select
-
-    got = bytearray()
-    while len(got) < size:
-        if data := stream.read_available(131072):
-            got += data
-        else:
-            stream.flush()
-            select.select(
-                [stream.fileno()],
-                [stream.fileno()] if stream.pending_bytes else [],
-                [],
-                5,
-            )
-    return bytes(got)
-
-
 def test_bytes_survive_in_both_directions_whatever_their_number(
     authority: Authority,
 ) -> None:
     leaf = authority.issue("echo", addresses=["127.0.0.1"])
     payload = bytes(range(256)) * 16384  # 4 MiB
     with tls_server(leaf, echo) as port:
-        stream = asyncio.run(opened(port, TrustPolicy(insecure=True)))
+        stream = asyncio.run(opened(port))
         stream.queue(payload)
         assert stream.pending_bytes >= len(payload)
         got = drained(stream, len(payload))
@@ -468,15 +362,13 @@ def test_a_peer_that_does_not_read_fills_the_queue_and_loses_nothing(
 
     size = 32 << 20
     with tls_server(leaf, slow) as port:
-        stream = asyncio.run(opened(port, TrustPolicy(insecure=True)))
+        stream = asyncio.run(opened(port))
         stream.queue(bytes(size))
         assert not stream.flush()
         before = stream.pending_bytes
         assert not stream.flush()
         assert stream.pending_bytes == before
         go.set()
-        import select
-
         while not stream.flush():
             select.select([], [stream.fileno()], [], 5)
         assert stream.pending_bytes == 0
@@ -498,7 +390,7 @@ def test_the_end_of_the_stream_comes_after_the_last_byte(
                 tls.unwrap()
 
     with tls_server(leaf, talk) as port:
-        stream = asyncio.run(opened(port, TrustPolicy(insecure=True)))
+        stream = asyncio.run(opened(port))
         assert drained(stream, 10) == b"last words"
         with pytest.raises(ConnectionLostError, match="closed by the server"):
             drained(stream, 1)
@@ -515,7 +407,7 @@ def test_a_reset_is_a_lost_connection(authority: Authority) -> None:
         tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with tls_server(leaf, talk) as port:
-        stream = asyncio.run(opened(port, TrustPolicy(insecure=True)))
+        stream = asyncio.run(opened(port))
         stream.queue(b"x")
         stream.flush()
         with pytest.raises(ConnectionLostError):
@@ -532,7 +424,7 @@ def test_a_polite_end_is_heard_by_the_peer(authority: Authority) -> None:
         heard.append(b"close_notify")
 
     with tls_server(leaf, talk) as port:
-        stream = asyncio.run(opened(port, TrustPolicy(insecure=True)))
+        stream = asyncio.run(opened(port))
         stream.queue(b"words")
         stream.close(polite=True)
 

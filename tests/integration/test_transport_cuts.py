@@ -13,50 +13,29 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from integration.tls_peer import (
+    echo,
+    listening,
+    opened,
+    server_context,
+    wait_for,
+)
+from reading import read_some
 from sevpn.errors import ConnectionLostError, Failure, SevpnError, SilenceError
 from sevpn.testing.certs import Issued, make_authority
-from sevpn.transport.resolve import Address
-from sevpn.transport.stream import SecureStream, open_stream
-from sevpn.transport.tls import TrustPolicy
-
-INSECURE = TrustPolicy(insecure=True)
+from sevpn.transport.stream import SecureStream
 
 
 @pytest.fixture(scope="module")
 def leaf(tmp_path_factory: pytest.TempPathFactory) -> Issued:
     folder: Path = tmp_path_factory.mktemp("cuts")
     return make_authority(folder).issue("relayed", addresses=["127.0.0.1"])
-
-
-@contextmanager
-def accepting(talk: Callable[[socket.socket], None]) -> Generator[int]:
-    """Let *talk* have each connection, one after the other; yields the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def run() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            sock.settimeout(5)
-            with sock, suppress(OSError):
-                talk(sock)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(10)
 
 
 @contextmanager
@@ -71,21 +50,20 @@ def tls_behind_relay(
 
     The relay closes after *cut_after* bytes of the server's, if that is given.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
 
     def serve(sock: socket.socket) -> None:
         with context.wrap_socket(sock, server_side=True) as tls:
             talk(tls)
 
-    with accepting(serve) as inner:
+    with listening(serve) as inner:
 
         def relay(client: socket.socket) -> None:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with socket.create_connection(("127.0.0.1", inner), timeout=5) as server:
                 _relay(client, server, piece_size, cut_after)
 
-        with accepting(relay) as outer:
+        with listening(relay) as outer:
             yield outer
 
 
@@ -111,20 +89,6 @@ def _relay(
                 return
             client.sendall(data)
             passed += len(data)
-
-
-def echo(tls: ssl.SSLSocket) -> None:
-    while data := tls.recv(65536):
-        tls.sendall(data)
-
-
-async def opened(port: int, *, timeout_s: float = 5.0) -> SecureStream:
-    async def nothing(_: Sequence[Address]) -> None:
-        pass
-
-    return await open_stream(
-        "127.0.0.1", port, trust=INSECURE, timeout_s=timeout_s, on_addresses=nothing
-    )
 
 
 async def received(stream: SecureStream, size: int) -> bytes:
@@ -166,8 +130,8 @@ def test_a_stream_that_a_loop_has_used_goes_on_in_a_thread(leaf: Issued) -> None
     def drive(stream: SecureStream) -> None:
         stream.queue(b"in a thread")
         assert stream.flush()
-        select.select([stream.fileno()], [], [], 5)
-        heard.append(stream.read_available(65536))
+        wait_for(stream)
+        heard.append(read_some(stream, 65536))
         stream.close(polite=True)
 
     with tls_behind_relay(leaf, echo) as port:
@@ -190,12 +154,12 @@ def test_no_more_is_read_than_was_asked_for(leaf: Issued) -> None:
         stream = asyncio.run(opened(port))
         got = b""
         while len(got) < len(payload):
-            piece = stream.read_available(1000)
+            piece = read_some(stream, 1000)
             assert len(piece) <= 1000
             got += piece
             if not piece:
-                select.select([stream.fileno()], [], [], 5)
-        assert stream.read_available(1000) == b""
+                wait_for(stream)
+        assert read_some(stream, 1000) == b""
         stream.close(polite=True)
 
     assert got == payload
@@ -233,7 +197,7 @@ def test_a_handshake_that_is_given_up_closes_its_connection() -> None:
             await task
         assert await asyncio.to_thread(has_ended.wait, 5)
 
-    with accepting(swallow) as port:
+    with listening(swallow) as port:
         asyncio.run(run(port))
 
 
@@ -244,7 +208,7 @@ def test_a_handshake_that_never_ends_costs_the_deadline() -> None:
         while sock.recv(65536):
             pass
 
-    with accepting(held) as port, pytest.raises(SilenceError):
+    with listening(held) as port, pytest.raises(SilenceError):
         asyncio.run(opened(port, timeout_s=0.2))
 
 
@@ -252,8 +216,7 @@ def test_a_handshake_that_never_ends_costs_the_deadline() -> None:
 def test_a_polite_end_is_polite_although_not_all_was_read(
     leaf: Issued, unread_size: int
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
     heard: list[bytes] = []
     sent = threading.Event()
 
@@ -266,11 +229,11 @@ def test_a_polite_end_is_polite_although_not_all_was_read(
             heard.extend(iter(lambda: tls.recv(100), b""))
             heard.append(b"close_notify")
 
-    with accepting(talk) as port:  # a relay would hide who ended what
+    with listening(talk) as port:  # a relay would hide who ended what
         stream = asyncio.run(opened(port))
         assert sent.wait(5)
-        while not stream.read_available(1):
-            select.select([stream.fileno()], [], [], 5)
+        while not read_some(stream, 1):
+            wait_for(stream)
         stream.queue(b"last words")
         stream.close(polite=True)
 

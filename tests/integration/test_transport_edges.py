@@ -17,16 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from integration.test_transport import (
+from integration.tls_peer import (
+    INSECURE,
     drained,
     echo,
     listening,
     open_and_close,
     opened,
+    server_context,
     sha256_of,
     silent,
     tls_server,
 )
+from reading import read_some
 from sevpn.errors import (
     CertificateError,
     ConfigError,
@@ -41,8 +44,6 @@ from sevpn.transport.dial import dial
 from sevpn.transport.resolve import Address, resolve
 from sevpn.transport.stream import open_stream
 from sevpn.transport.tls import TrustPolicy
-
-ANY = TrustPolicy(insecure=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,7 @@ def test_only_tls_goes_out_to_a_server_that_is_not_trusted(
     authority: Authority,
 ) -> None:
     leaf = authority.issue_bad("expired", addresses=["127.0.0.1"])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
     heard: list[bytes] = []
 
     def talk(sock: socket.socket) -> None:
@@ -98,8 +98,7 @@ def test_only_tls_goes_out_to_a_server_that_is_not_trusted(
 
 def test_a_refusal_stays_one_where_the_second_look_fails(authority: Authority) -> None:
     leaf = authority.issue_bad("expired", addresses=["127.0.0.1"])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
     visits: list[None] = []
 
     def talk(sock: socket.socket) -> None:
@@ -229,7 +228,7 @@ def test_a_deadline_leaves_no_socket(stage: Callable[[socket.socket], None]) -> 
 
         async def run() -> None:
             with pytest.raises(SilenceError):
-                await opened(port, ANY, timeout_s=0.1)
+                await opened(port, timeout_s=0.1)
 
         asyncio.run(run())
 
@@ -267,7 +266,9 @@ def test_what_is_raised_before_dialling_comes_through_as_it_is() -> None:
         raise ConfigError("no")
 
     async def run() -> None:
-        await open_stream("127.0.0.1", 9, trust=ANY, timeout_s=5, on_addresses=refuse)
+        await open_stream(
+            "127.0.0.1", 9, trust=INSECURE, timeout_s=5, on_addresses=refuse
+        )
 
     with pytest.raises(ConfigError, match="no"):
         asyncio.run(run())
@@ -280,8 +281,7 @@ def test_what_is_raised_before_dialling_comes_through_as_it_is() -> None:
 
 def test_records_in_pieces_of_any_size_arrive_whole(authority: Authority) -> None:
     leaf = authority.issue("pieces", addresses=["127.0.0.1"])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(leaf.certificate, leaf.key)
+    context = server_context(leaf)
     payload = bytes(range(256)) * 16
 
     def talk(sock: socket.socket) -> None:
@@ -300,7 +300,7 @@ def test_records_in_pieces_of_any_size_arrive_whole(authority: Authority) -> Non
         silent(sock)
 
     async def run(port: int) -> bytes:
-        stream = await opened(port, ANY)
+        stream = await opened(port)
         got = b""
         while len(got) < len(payload):
             got += await stream.receive()
@@ -322,14 +322,14 @@ def test_64_mib_both_ways_at_once_stay_intact(authority: Authority) -> None:
     leaf = authority.issue("bulk", addresses=["127.0.0.1"])
     block = bytes(range(256)) * 4096  # 1 MiB
     with tls_server(leaf, echo) as port:
-        stream = asyncio.run(opened(port, ANY))
+        stream = asyncio.run(opened(port))
         queued = received = 0
         while received < 64 * len(block):
             if queued < 64 and not stream.pending_bytes:
                 stream.queue(block)
                 queued += 1
             is_done = stream.flush()
-            data = stream.read_available(131072)
+            data = read_some(stream, 131072)
             start = received % 256
             assert data == block[start : start + len(data)]
             received += len(data)
@@ -349,7 +349,7 @@ def test_closing_ends_although_the_peer_never_stops_talking(
             tls.sendall(bytes(1 << 20))
 
     with tls_server(leaf, talk) as port:
-        stream = asyncio.run(opened(port, ANY))
+        stream = asyncio.run(opened(port))
         closing = threading.Thread(target=stream.close, args=(True,))
         closing.start()
         closing.join(10)
@@ -366,7 +366,7 @@ def test_a_broken_tls_record_is_a_lost_connection(authority: Authority) -> None:
             silent(sock)
 
     with tls_server(leaf, talk) as port:
-        stream = asyncio.run(opened(port, ANY))
+        stream = asyncio.run(opened(port))
         with pytest.raises(ConnectionLostError):
             drained(stream, 1)
         stream.close(polite=True)

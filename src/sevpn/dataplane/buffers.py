@@ -38,7 +38,7 @@ from sevpn.wire.block import (
     MIN_FRAME_SIZE,
 )
 
-__all__ = ["BlockCutter", "join_batch"]
+__all__ = ["LARGE_BATCH", "BlockCutter", "join_batch"]
 
 _WORDS: Final = tuple(number.to_bytes(4, "big") for number in range(MAX_FRAME_SIZE + 1))
 """The size word of each possible frame, and the count word of each possible batch."""
@@ -55,6 +55,9 @@ _LOOK_SIZE: Final = 28
 _SMALLEST_LOOK: Final = 24
 _IPV4: Final = 0x0800
 _TCP: Final = 6
+
+LARGE_BATCH: Final = 32
+"""Smaller batches never count as full, however small all of them are."""
 
 _LONGEST_ITEM: Final = 4 + MAX_BLOCK_SIZE
 """Bytes of the longest thing that is read in one piece: a block with its size."""
@@ -87,6 +90,7 @@ class BlockCutter:
         "_blocks_left",
         "_carry",
         "_is_full",
+        "_largest",
         "dropped_oversized",
         "dropped_runts",
         "has_full_batch",
@@ -99,6 +103,7 @@ class BlockCutter:
         self._carry = b""
         self._blocks_left = 0
         self._is_full = False
+        self._largest = LARGE_BATCH
         self.tcp_frames: list[memoryview] = []
         """Frames of IPv4 with TCP."""
         self.others: list[memoryview] = []
@@ -106,7 +111,8 @@ class BlockCutter:
         self.has_items = False
         """Whether anything was completed: a block, a keep-alive, an empty batch."""
         self.has_full_batch = False
-        """Whether a batch of 128 blocks or more ended: the server may be asleep on the rest."""
+        """Whether a batch ended that was as large as this server makes them: it may be
+        asleep on the rest."""
         self.dropped_runts = 0
         """Blocks shorter than an Ethernet header, empty ones not counted."""
         self.dropped_oversized = 0
@@ -159,7 +165,9 @@ class BlockCutter:
         count: int = _WORD(data, position)[0]
         if count != KEEPALIVE_MARK:
             self._blocks_left = count
-            self._is_full = count >= FULL_BATCH
+            # An administrator may have chosen another size for a full turn than 128.
+            self._is_full = count >= min(FULL_BATCH, self._largest)
+            self._largest = max(self._largest, count)
             self.has_items |= not count
             return position + 4
         if position + 8 > len(data):

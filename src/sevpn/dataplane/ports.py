@@ -17,7 +17,16 @@ __all__ = ["FramePort", "SecureStream"]
 
 
 class FramePort(Protocol):
-    """Where frames enter and leave this host: one frame per call."""
+    """Where frames enter and leave this host: one frame per call.
+
+    With :attr:`has_header` each packet bears a virtio header and may be a
+    super-segment; only the compiled path reads those, from the descriptor.
+    """
+
+    @property
+    def has_header(self) -> bool:
+        """Whether packets bear a virtio header."""
+        ...
 
     def fileno(self) -> int:
         """Return the descriptor that epoll watches for frames to read."""
@@ -32,7 +41,7 @@ class FramePort(Protocol):
         ...
 
     def write(self, frame: bytes | memoryview, /) -> object:
-        """Give one frame to the host; the result means nothing.
+        """Give one frame, without a virtio header, to the host; the result means nothing.
 
         The frame's memory is the pump's again when this returns.
 
@@ -55,20 +64,22 @@ class SecureStream(Protocol):
         """Return the descriptor that epoll watches; constant until :meth:`close`."""
         ...
 
-    def read_available(self, limit: int, /) -> bytes | memoryview:
-        """Return up to *limit* bytes that are here, or none.
+    def read_into(self, room: memoryview, /) -> int:
+        """Write what is here into *room* and return how many bytes that were.
 
-        The result is not changed by later calls. Less than *limit* means that
-        nothing is held back: what else there is waits in the kernel, and the
-        descriptor is readable if there is anything.
+        Less than its size means that nothing is held back: what else there is
+        waits in the kernel, and the descriptor is readable if there is anything.
 
         Raises:
             TransportError: The stream ended or broke.
         """
         ...
 
-    def queue(self, data: bytes, /) -> None:
-        """Add *data* to what is to be sent; nothing need be sent before :meth:`flush`."""
+    def queue(self, data: bytes | memoryview, /) -> None:
+        """Add *data* to what is to be sent; nothing need be sent before :meth:`flush`.
+
+        The caller may reuse its memory when this returns.
+        """
         ...
 
     def flush(self) -> bool:

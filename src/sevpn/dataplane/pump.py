@@ -2,31 +2,40 @@
 """The pump: moves frames between this host's TAP and the connections of a session.
 
 Layer: dataplane. Runs in: one thread of its own per tunnel, the data thread.
-`start`, `stop`, `attach`, `detach`, `inject` and the sieve's attributes are for
-the control thread; everything else is the data thread's alone.
+`start`, `stop`, `attach`, `add`, `detach`, `inject`, `has_priority` and the sieve's
+attributes are for the control thread; everything else is the data thread's alone.
 
 The pump lives as long as the tunnel and survives reconnects: sessions are
 attached and detached below a living TAP. One turn of its loop:
 
                       ┌───────────────── control thread ────────────────┐
-      on_frames, on_lost ^                          │ attach, detach, inject, stop
+      on_frames, on_lost ^                          │ attach, add, detach, inject, stop
      ┌───────────────────┼──────────────────────────┼───────────────────┐
      │ 1 wait            │                          v                   │
      │ 2 obey            │  <───────────────── bell (eventfd)           │
-     │ 3 receive ────────┼── connection -> chunk -> BlockCutter         │
-     │ 4 deliver  <──────┴── frames -> Sieve -> TAP, or on_frames       │
-     │ 5 collect  injected frames, then TAP -> batches -> connection    │
+     │ 3 receive ────────┼── connection -> chunk -> Inlet -> TAP        │
+     │ 4 hand over <─────┴── what control should see                    │
+     │ 5 collect  injected frames, then TAP -> groups -> connections    │
      │ 6 keep     poke, keep-alives, silence                            │
      │ 7 watch    what is worth waking up for                           │
      └──────────────────────────────────────────────────────────────────┘
 
-Buffers. An inbound chunk belongs to the frames that were cut from it and is free
-when stage 4 ends; what control gets is copied. An outbound frame belongs to the
-pump from the read to the join of its batch; the batch belongs to the connection.
+How frames get from a chunk to the TAP, and from the TAP into groups of batches, is
+the business of the frame path (`path.py`), which there is in two forms.
+
+With several connections each inner flow keeps to one: the path names a slot for
+each group, and the slots are the connections that this end may send on. With
+priority, the youngest of them carries frames of priority and nothing else.
+
+Buffers. An inbound chunk belongs to the path and is free when stage 4 ends; what
+control gets is copied. A group belongs to the path until the next collection; what
+the burst limit holds back is sent before that.
 
 Nothing here grows without bound: a connection that does not take what is queued
 stops the reading of the TAP, so that the kernel's queue discipline decides what
-is dropped, and a TAP that takes nothing costs the frame, never a keep-alive.
+is dropped, and a TAP that takes nothing costs the frame, never a keep-alive. Of
+several connections one that is stuck does not stop the others: its flows lose
+frames beyond a limit, as behind any router.
 
 Source: docs/reference/protocol-data.md#pump.
 """
@@ -34,7 +43,6 @@ Source: docs/reference/protocol-data.md#pump.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import random
@@ -42,17 +50,17 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from sevpn.dataplane.buffers import BlockCutter, join_batch
+from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.mailbox import Mailbox
+from sevpn.dataplane.path import Group, Inlet, open_path
 from sevpn.dataplane.ports import FramePort, SecureStream
-from sevpn.dataplane.sieve import CONTROL, HOST, Sieve
+from sevpn.dataplane.sieve import Sieve
 from sevpn.errors import HostError, LocalProtocolError, SevpnError, TransportError
 from sevpn.log import get_logger
-from sevpn.metrics.counters import Counters, DropReason
+from sevpn.metrics.counters import Counters
 from sevpn.protocol.session import (
     CloseConnection,
     EndSession,
@@ -62,9 +70,7 @@ from sevpn.protocol.session import (
 from sevpn.wire.block import (
     EMPTY_BATCH,
     FULL_BATCH,
-    MAX_FRAME_SIZE,
     MAX_KEEPALIVE_SIZE,
-    MIN_FRAME_SIZE,
     encode_keepalive,
 )
 from sevpn.wire.ethernet import MacAddress
@@ -73,14 +79,14 @@ __all__ = ["Pump"]
 
 log = get_logger(__name__)
 
-_CHUNK_BYTES: Final = 128 * 1024
-"""Read from a connection per turn: chosen by bench/bench_pump.py."""
-
 _COLLECT_BYTES: Final = 256 * 1024
 """Read from the TAP per turn, so that the other direction has its turn."""
 
 _BACKLOG_BYTES: Final = 128 * 1024
-"""With more than this waiting for the socket, the TAP is not read."""
+"""With more than this waiting for every socket, the TAP is not read."""
+
+_STUCK_BYTES: Final = 512 * 1024
+"""With more than this waiting for one socket of several, its frames are dropped."""
 
 _BURST_FRAMES: Final = 512
 """Frames handed to TCP per millisecond or turn, whichever is longer.
@@ -100,12 +106,6 @@ _STOP_S: Final = 5.0
 _GOODBYE_S: Final = 0.25
 """How long a polite end waits for the last frames to reach the socket."""
 
-_TAP_ERRORS: Final[dict[int | None, DropReason]] = {
-    errno.EAGAIN: "tap-full",
-    errno.ENOBUFS: "tap-full",
-    errno.EIO: "tap-down",
-}
-
 
 @dataclass(slots=True)
 class _Link:
@@ -114,14 +114,19 @@ class _Link:
     number: int
     stream: SecureStream
     fd: int
+    inlet: Inlet
     leftover: bytes
-    cutter: BlockCutter = field(default_factory=BlockCutter)
+    may_send: bool
     may_have_more: bool = True
     """Whether bytes may be here already that epoll does not know of."""
     owes_poke: bool = False
     """Whether a full batch came in and nothing was sent since."""
     watched: int = select.EPOLLIN
     """What epoll watches of it."""
+
+
+def _nothing(_number: int, _error: SevpnError) -> None:
+    """Nobody wants to know of a single connection."""
 
 
 class Pump:
@@ -135,7 +140,11 @@ class Pump:
         on_lost: Called in the data thread when a session has ended by itself;
             its streams are closed by then, and the pump is ready for the next.
             An error of kind `BUG` tells of a crash in here.
+        on_connection_lost: Called in the data thread with the number of a
+            connection that has ended by itself while others go on; its stream
+            is closed by then.
         clock: Seconds on the monotonic clock.
+        kernel: Which form of the frame path; the better one that there is, if omitted.
     """
 
     def __init__(
@@ -145,17 +154,25 @@ class Pump:
         mac: MacAddress,
         on_frames: Callable[[list[bytes]], None],
         on_lost: Callable[[SevpnError], None],
+        on_connection_lost: Callable[[int, SevpnError], None] = _nothing,
         clock: Callable[[], float],
+        kernel: Literal["compiled", "python"] | None = None,
     ) -> None:
         self._mailbox = Mailbox()
         self.counters = Counters()
         """Totals; read them from any thread."""
         self.sieve = Sieve(mac, on_gate=self._mailbox.ring)
         """Decides about inbound frames; its attributes are control's to set."""
-        self._tap = tap
+        self.has_priority = False
+        """Whether the server grants QoS: of several connections the youngest then
+        carries frames of priority alone; assign it freely."""
+        self._path = open_path(
+            tap, sieve=self.sieve, counters=self.counters, kernel=kernel
+        )
         self._tap_fd = tap.fileno()
         self._on_frames = on_frames
         self._on_lost = on_lost
+        self._on_connection_lost = on_connection_lost
         self._clock = clock
         self._thread = threading.Thread(
             target=self._run, name="sevpn-data", daemon=True
@@ -165,11 +182,24 @@ class Pump:
         self._is_tap_watched = False
         self._is_stopping = False
         self._timers: SessionTimers | None = None
-        self._links: dict[int, _Link] = {}  # by descriptor
+        self._links: dict[int, _Link] = {}  # by descriptor, oldest first
+        self._senders: list[_Link] = []  # those that this end may send on, likewise
+        self._last_number = 0
+        self._unsent: list[Group] = []
         self._burst_ends_at = -math.inf
         self._burst_count = 0
 
     # --- for the control thread ---
+
+    @property
+    def kernel(self) -> Literal["compiled", "python"]:
+        """Which form of the frame path is in use."""
+        return self._path.kernel
+
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open at the moment."""
+        return len(self._links)
 
     def start(self) -> None:
         """Start the data thread; once."""
@@ -194,23 +224,75 @@ class Pump:
             )
 
     def attach(
-        self, stream: SecureStream, *, leftover: bytes, timeout_s: float
+        self,
+        stream: SecureStream,
+        *,
+        leftover: bytes,
+        timeout_s: float,
+        may_send: bool = True,
+        may_receive: bool = True,
     ) -> None:
-        """Begin a session with its first connection; the pump owns *stream* from now on.
+        """Begin a session with its first connection, number 1; the pump owns *stream* from now on.
 
         Args:
             stream: Fresh from the handshake.
             leftover: What came behind the Welcome and belongs to the session.
             timeout_s: The time-out of the Welcome, in seconds.
+            may_send: Whether this end sends on it.
+            may_receive: Whether this end receives on it: not on the first one of
+                a half-duplex session.
 
         Raises:
             LocalProtocolError: There is a session already, or the thread is not
                 running: the stream is still the caller's.
         """
-        if not self._order(lambda: self._attach(stream, leftover, timeout_s)):
+
+        def begin() -> None:
+            if self._timers is not None:
+                raise LocalProtocolError(
+                    "no session can be attached: there is one already"
+                )
+            self._timers = SessionTimers(timeout_s=timeout_s, now=self._clock())
+            self._last_number = 0
+            self._forget_injected()
+            self._join(stream, leftover, may_send=may_send, may_receive=may_receive)
+
+        if not self._order(begin):
             raise LocalProtocolError(
                 "no session can be attached: the data thread is not running"
             )
+
+    def add(
+        self,
+        stream: SecureStream,
+        *,
+        leftover: bytes = b"",
+        may_send: bool = True,
+        may_receive: bool = True,
+    ) -> int:
+        """Add a connection to the session and return its number; the pump owns *stream* from now on.
+
+        Args:
+            stream: Fresh from its handshake.
+            leftover: What came behind the answer.
+            may_send: Whether this end sends on it.
+            may_receive: Whether this end receives on it.
+
+        Raises:
+            LocalProtocolError: There is no session, or the thread is not running:
+                the stream is still the caller's.
+        """
+
+        def join() -> None:
+            if self._timers is None:
+                raise LocalProtocolError("no connection can be added: no session")
+            self._join(stream, leftover, may_send=may_send, may_receive=may_receive)
+
+        if not self._order(join):
+            raise LocalProtocolError(
+                "no connection can be added: the data thread is not running"
+            )
+        return self._last_number
 
     def detach(self, *, polite: bool) -> None:
         """End the session and close its streams; without a session nothing happens.
@@ -299,12 +381,11 @@ class Pump:
                 is_tap_ready = True
             elif fd == self._mailbox.fileno():
                 self._mailbox.hush()
-            else:
-                link = self._links[fd]
-                if events & select.EPOLLOUT:
-                    link.stream.flush()
+            elif (link := self._links.get(fd)) is not None:
                 # An error or a hang-up shows itself to the reader.
                 link.may_have_more |= bool(events & ~select.EPOLLOUT)
+                if events & select.EPOLLOUT:
+                    self._flush(link)
         return is_tap_ready
 
     def _patience_s(self) -> float | None:
@@ -320,17 +401,31 @@ class Pump:
 
     # --- 2 obey ---
 
-    def _attach(self, stream: SecureStream, leftover: bytes, timeout_s: float) -> None:
-        if self._timers is not None:
-            raise LocalProtocolError("no session can be attached: there is one already")
-        now = self._clock()
-        timers = SessionTimers(timeout_s=timeout_s, now=now)
-        link = _Link(number=1, stream=stream, fd=stream.fileno(), leftover=leftover)
-        timers.added(link.number, now)
+    def _join(
+        self,
+        stream: SecureStream,
+        leftover: bytes,
+        *,
+        may_send: bool,
+        may_receive: bool,
+    ) -> None:
+        assert self._timers is not None, "both callers have seen to it"
+        self._last_number += 1
+        link = _Link(
+            number=self._last_number,
+            stream=stream,
+            fd=stream.fileno(),
+            inlet=self._path.open_inlet(),
+            leftover=leftover,
+            may_send=may_send,
+        )
+        self._timers.added(
+            link.number, self._clock(), may_send=may_send, may_receive=may_receive
+        )
         self._epoll.register(link.fd, link.watched)
         self._links[link.fd] = link
-        self._timers = timers
-        self._forget_injected()
+        if may_send:
+            self._senders.append(link)
 
     def _detach(self, *, polite: bool) -> None:
         if polite:
@@ -346,7 +441,7 @@ class Pump:
         """Send what was injected, and wait a moment until it is in the socket."""
         # A wait in real time, like epoll's, whatever the clock shows.
         until = time.monotonic() + _GOODBYE_S
-        for link in self._links.values():
+        for link in self._senders:
             self._send_injected(link)
             poll = select.poll()
             poll.register(link.fd, select.POLLOUT)
@@ -355,17 +450,31 @@ class Pump:
 
     def _close(self, link: _Link, *, polite: bool) -> None:
         del self._links[link.fd]
+        if link.may_send:
+            self._senders.remove(link)
         self._epoll.unregister(link.fd)
         link.stream.close(polite=polite)
 
     def _forget_injected(self) -> None:
         frames, refused = self._mailbox.take_frames()
-        self.counters.drop("no-session", len(frames) + refused)
+        unsent = sum(group.frames for group in self._unsent)
+        self._unsent = []
+        self.counters.drop("no-session", len(frames) + refused + unsent)
 
     def _lose(self, error: SevpnError) -> None:
         """Give the session up and tell so; the pump lives on."""
         self._detach(polite=False)
         self._on_lost(error)
+
+    def _lose_connection(self, link: _Link, error: TransportError) -> None:
+        """Go on without a connection; without the last one there is no session."""
+        if len(self._links) == 1 or self._timers is None:
+            raise error
+        self._timers.removed(link.number)
+        # Polite: a server with OpenSSL 3 before 5.02.5185 takes an end without
+        # close_notify for one of all connections (docs/reference/protocol-data.md#connections).
+        self._close(link, polite=True)
+        self._on_connection_lost(link.number, error)
 
     def _stop(self) -> None:
         self._detach(polite=True)
@@ -381,64 +490,39 @@ class Pump:
 
     def _receive(self, link: _Link, timers: SessionTimers, now: float) -> bool:
         """Take one chunk from a connection; say whether the host was given frames."""
-        chunk = link.leftover or link.stream.read_available(_CHUNK_BYTES)
-        # A shorter chunk is all there was; epoll knows of what comes next.
-        link.may_have_more = bool(link.leftover) or len(chunk) >= _CHUNK_BYTES
-        link.leftover = b""
-        if not chunk:
+        inlet = link.inlet
+        room = inlet.room()
+        try:
+            size = self._read(link, room)
+        except TransportError as error:
+            self._lose_connection(link, error)
             return False
-        cutter = link.cutter
-        cutter.feed(chunk)
-        link.owes_poke |= cutter.has_full_batch
-        if cutter.has_items:
+        # A shorter chunk is all there was; epoll knows of what comes next.
+        link.may_have_more = bool(link.leftover) or size >= len(room)
+        if not size:
+            return False
+        inlet.take(size)
+        link.owes_poke |= inlet.has_full_batch
+        if inlet.has_items:
             timers.received(link.number, now)
-        return self._deliver(cutter)
+        if inlet.for_control:
+            self._hand_over(inlet.for_control)
+        return inlet.has_fed_host
 
-    # --- 4 deliver ---
+    def _read(self, link: _Link, room: memoryview) -> int:
+        if not link.leftover:
+            return link.stream.read_into(room)
+        piece = link.leftover[: len(room)]
+        room[: len(piece)] = piece
+        link.leftover = link.leftover[len(piece) :]
+        return len(piece)
 
-    def _deliver(self, cutter: BlockCutter) -> bool:
-        """Give the cutter's frames to whom they concern; say whether the host got any."""
-        frames, to_sift = cutter.tcp_frames, cutter.others
-        counters = self.counters
-        counters.inbound_frames += len(frames) + len(to_sift)
-        counters.inbound_bytes += sum(map(len, frames)) + sum(map(len, to_sift))
-        counters.drop("runt", cutter.dropped_runts)
-        counters.drop("oversized", cutter.dropped_oversized)
-        if not self.sieve.passes_tcp:
-            frames, to_sift = [], frames + to_sift
-        if to_sift:
-            frames += self._sift(to_sift)
-        self._write(frames)
-        return bool(frames)
+    # --- 4 hand over ---
 
-    def _sift(self, frames: list[memoryview]) -> list[memoryview]:
-        """Hand control its frames, and return the host's."""
-        decide = self.sieve.decide
-        for_host: list[memoryview] = []
-        for_control: list[memoryview] = []
-        dropped = 0
-        for frame in frames:
-            verdict = decide(frame)
-            if verdict & HOST:
-                for_host.append(frame)
-            if verdict & CONTROL:
-                for_control.append(frame)
-            dropped += not verdict
-        self.counters.drop("not-ready", dropped)
-        if for_control:
-            self.counters.drop(
-                "control-full", max(0, len(for_control) - _HANDED_FRAMES)
-            )
-            self._on_frames([bytes(frame) for frame in for_control[:_HANDED_FRAMES]])
-        return for_host
-
-    def _write(self, frames: list[memoryview]) -> None:
-        write = self._tap.write
-        for frame in frames:
-            try:
-                write(frame)
-            except OSError as error:
-                self.counters.drop(_TAP_ERRORS.get(error.errno, "tap-refused"))
+    def _hand_over(self, frames: list[memoryview]) -> None:
+        """Give control what it should see."""
+        self.counters.drop("control-full", max(0, len(frames) - _HANDED_FRAMES))
+        self._on_frames([bytes(frame) for frame in frames[:_HANDED_FRAMES]])
 
     # --- 5 collect ---
 
@@ -446,107 +530,143 @@ class Pump:
         if now >= self._burst_ends_at:
             self._burst_ends_at = now + _BURST_S
             self._burst_count = 0
-        for link in self._links.values():
-            if self._mailbox.has_frames and link.stream.pending_bytes <= _BACKLOG_BYTES:
-                self._send_injected(link)
-            if is_tap_ready and self.sieve.is_open:
-                self._send_from_tap(link)
+        if not self._senders:
+            return
+        first = self._senders[0]
+        if self._mailbox.has_frames and first.stream.pending_bytes <= _BACKLOG_BYTES:
+            self._send_injected(first)
+        if self._unsent:
+            groups, self._unsent = self._unsent, []
+            self._send_groups(groups)
+        if is_tap_ready and self.sieve.is_open:
+            self._send_from_tap()
 
     def _send_injected(self, link: _Link) -> None:
         frames, refused = self._mailbox.take_frames()
         self.counters.drop("inject-full", refused)
         while frames:
-            self._send(link, frames[:FULL_BATCH])
-            frames = frames[FULL_BATCH:]
+            part, frames = frames[:FULL_BATCH], frames[FULL_BATCH:]
+            sizes = list(map(len, part))
+            self._send(link, Group(0, join_batch(part, sizes), len(part), sum(sizes)))
 
-    def _send_from_tap(self, link: _Link) -> None:
+    def _send_from_tap(self) -> None:
         """Send what the TAP holds, up to the limits of a turn."""
-        read_next = self._tap.read
         room = _COLLECT_BYTES
-        while room > 0 and link.stream.pending_bytes <= _BACKLOG_BYTES:
-            limit = min(FULL_BATCH, _BURST_FRAMES - self._burst_count)
+        while (
+            room > 0
+            and not self._unsent
+            and self._burst_count < _BURST_FRAMES
+            and self._has_room()
+        ):
+            count = len(self._senders)
+            has_priority = self.has_priority and count > 1
             try:
-                frames = list(islice(iter(read_next, None), max(0, limit)))
+                groups = self._path.collect(
+                    _BURST_FRAMES - self._burst_count,
+                    slot_count=count - has_priority,
+                    has_priority=has_priority,
+                )
             except OSError as error:
                 raise HostError(
                     f"the TAP cannot be read any more: {error.strerror}",
                     operation="read-tap",
                 ) from error
-            if frames:
-                room -= self._send(link, frames)
-            if len(frames) < FULL_BATCH:
+            room -= self._send_groups(groups)
+            if self._path.is_drained:
                 return
 
-    def _send(self, link: _Link, frames: list[bytes]) -> int:
-        """Send *frames* as one batch; return their bytes."""
-        sizes = list(map(len, frames))
-        if min(sizes) < MIN_FRAME_SIZE or max(sizes) > MAX_FRAME_SIZE:
-            frames = self._without_misfits(frames)
-            sizes = list(map(len, frames))
-        link.stream.queue(join_batch(frames, sizes))
-        link.stream.flush()
-        link.owes_poke = False
-        total = sum(sizes)
-        self._burst_count += len(frames)
-        self.counters.outbound_frames += len(frames)
-        self.counters.outbound_bytes += total
+    def _has_room(self) -> bool:
+        """Whether any connection takes more: with none the TAP is not read."""
+        return any(
+            link.stream.pending_bytes <= _BACKLOG_BYTES for link in self._senders
+        )
+
+    def _send_groups(self, groups: list[Group]) -> int:
+        """Send groups until the burst limit holds the rest back; return their bytes."""
+        total = 0
+        for index, group in enumerate(groups):
+            if self._burst_count >= _BURST_FRAMES:
+                self._unsent = groups[index:]
+                break
+            # A connection that has gone since leaves its flows to the youngest.
+            link = self._senders[min(group.slot, len(self._senders) - 1)]
+            total += group.size
+            if len(self._senders) > 1 and link.stream.pending_bytes > _STUCK_BYTES:
+                self.counters.drop("backlog", group.frames)
+            else:
+                self._send(link, group)
         return total
 
-    def _without_misfits(self, frames: list[bytes]) -> list[bytes]:
-        """Drop what the protocol cannot carry: a TAP with too large an MTU has such frames."""
-        self.counters.drop("runt", sum(len(frame) < MIN_FRAME_SIZE for frame in frames))
-        self.counters.drop(
-            "oversized", sum(len(frame) > MAX_FRAME_SIZE for frame in frames)
-        )
-        return [
-            frame for frame in frames if MIN_FRAME_SIZE <= len(frame) <= MAX_FRAME_SIZE
-        ]
+    def _send(self, link: _Link, group: Group) -> None:
+        link.stream.queue(group.data)
+        link.owes_poke = False
+        self._burst_count += group.frames
+        self.counters.outbound_frames += group.frames
+        self.counters.outbound_bytes += group.size
+        self._flush(link)
+
+    def _flush(self, link: _Link) -> None:
+        try:
+            link.stream.flush()
+        except TransportError as error:
+            self._lose_connection(link, error)
 
     # --- 6 keep ---
 
     def _keep(self, timers: SessionTimers, now: float) -> None:
         """Wake the server where it may sleep, and do what the session's timers ask for."""
-        for link in self._links.values():
+        for link in tuple(self._links.values()):
             if link.owes_poke:
-                self._say(link, EMPTY_BATCH)
+                link.owes_poke = False
+                self._poke(link)
         if now < timers.next_deadline():
             return
         for action in timers.handle_deadline(now):
             match action:
                 case SendKeepAlive(number):
-                    for link in self._links.values():
+                    self._keep_alive(number)
+                case CloseConnection(number, error):
+                    for link in tuple(self._links.values()):
                         if link.number == number:
-                            self._keep_alive(link)
-                case CloseConnection(_, error) | EndSession(error):
-                    # With one connection there is no session without it.
+                            self._lose_connection(link, error)
+                case EndSession(error):
                     raise error
 
-    def _keep_alive(self, link: _Link) -> None:
+    def _poke(self, link: _Link) -> None:
+        """Send an empty batch; on any connection, if this one only receives."""
+        sender = link if link.may_send else next(iter(self._senders), None)
+        if sender is not None:
+            self._say(sender, EMPTY_BATCH)
+
+    def _keep_alive(self, number: int) -> None:
         # Behind a full backlog it would tell the server nothing in time, and
         # one every few seconds is a leak while the server does not read.
-        if link.stream.pending_bytes <= _BACKLOG_BYTES:
-            self._say(
-                link, encode_keepalive(os.urandom(random.randrange(MAX_KEEPALIVE_SIZE)))
-            )
+        for link in tuple(self._links.values()):
+            if link.number == number and link.stream.pending_bytes <= _BACKLOG_BYTES:
+                filler = os.urandom(random.randrange(MAX_KEEPALIVE_SIZE))
+                self._say(link, encode_keepalive(filler))
 
     def _say(self, link: _Link, item: bytes) -> None:
         link.stream.queue(item)
-        link.stream.flush()
         link.owes_poke = False
+        self._flush(link)
 
     # --- 7 watch ---
 
     def _watch(self) -> None:
         """Have epoll watch what can be worked on: anything else would only turn the loop."""
-        has_room = self._burst_count < _BURST_FRAMES
         for link in self._links.values():
             pending = link.stream.pending_bytes
-            has_room = has_room and pending <= _BACKLOG_BYTES
             wanted = select.EPOLLIN | select.EPOLLOUT if pending else select.EPOLLIN
             if wanted != link.watched:
                 self._epoll.modify(link.fd, wanted)
                 link.watched = wanted
-        self._watch_tap(wanted=has_room and self.sieve.is_open)
+        self._watch_tap(
+            wanted=self.sieve.is_open
+            and not self._unsent
+            and self._burst_count < _BURST_FRAMES
+            and self._has_room()
+        )
 
     def _watch_tap(self, *, wanted: bool) -> None:
         if wanted == self._is_tap_watched:

@@ -10,6 +10,8 @@ connection. What was dropped instead of reaching its goal counts under a reason:
     reason           direction   why
     runt             both        shorter than an Ethernet header
     oversized        both        longer than 1600 bytes
+    malformed        outbound    the TAP's offload header contradicts the packet
+    backlog          outbound    of several connections, the one of its flow takes nothing
     not-ready        inbound     the address is not set yet, and it is not DHCP or ARP
     tap-full         inbound     the kernel's queue of the TAP is full
     tap-down         inbound     the TAP is down
@@ -31,6 +33,8 @@ __all__ = ["Counters", "DropReason"]
 DropReason = Literal[
     "runt",
     "oversized",
+    "malformed",
+    "backlog",
     "not-ready",
     "tap-full",
     "tap-down",

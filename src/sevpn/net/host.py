@@ -187,19 +187,22 @@ class Host:
             operation="lock",
         )
 
-    def open_tap(self, name: str | None, mac: MacAddress, mtu: int) -> Tap:
+    def open_tap(
+        self, name: str | None, mac: MacAddress, mtu: int, *, offload: bool = False
+    ) -> Tap:
         """Create the TAP, down and without carrier.
 
         Args:
             name: Its name or a template; `None`: :data:`DEFAULT_NAME`.
             mac: Its hardware address.
             mtu: In bytes of one IP packet.
+            offload: Whether super-segments are wanted, where the kernel has them.
 
         Raises:
             HostError: See :func:`sevpn.net.tap.open_tap`; or the kernel refuses
                 the address or the MTU.
         """
-        tap = open_tap(DEFAULT_NAME if name is None else name)
+        tap = open_tap(DEFAULT_NAME if name is None else name, offload=offload)
         try:
             _ignore_router_advertisements(tap.name)
             alias = Alias(self._tunnel, self._servers)

@@ -7,6 +7,13 @@ thread; the carrier is switched by the control thread.
     open /dev/net/tun ── TUNSETIFF(TAP|NO_PI|TUN_EXCL|NO_CARRIER, name) ──> fd
     fd: read() = one frame the host sent, write() = one frame for the host
 
+With offloads each of them begins with a virtio header of 10 bytes, and may be a
+super-segment of up to 64 KB:
+
+    TUNSETIFF(… |VNET_HDR) ── TUNSETVNETHDRSZ(10) ── TUNSETVNETLE ── TUNSETOFFLOAD(CSUM|TSO4|TSO6|…)
+
+A kernel that does not know one of these gives a plain TAP, and the reason is told.
+
 The interface is never made persistent: it vanishes with the descriptor, and its
 addresses and routes with it, whatever ends the process. It stays over reconnects;
 meanwhile its carrier is off.
@@ -17,6 +24,7 @@ Source: linux/if_tun.h; Documentation/networking/tuntap.rst.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -38,10 +46,24 @@ _TUN: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _TUNGETFEATURES: Final = 0x800454CF
 _TUNSETCARRIER: Final = 0x400454E2
+_TUNSETOFFLOAD: Final = 0x400454D0
+_TUNSETVNETHDRSZ: Final = 0x400454D8
+_TUNSETVNETLE: Final = 0x400454DC
 _IFF_TAP: Final = 0x0002
 _IFF_NO_CARRIER: Final = 0x0040
 _IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
 _IFF_TUN_EXCL: Final = 0x8000
+
+_HEADER_SIZE: Final = 10
+_NO_HEADER: Final = bytes(_HEADER_SIZE)
+"""The virtio header of a frame that is as it is."""
+
+_TSO: Final = 0x01 | 0x02 | 0x04 | 0x08
+"""TUN_F_CSUM, TSO4, TSO6 and TSO_ECN."""
+
+_USO: Final = 0x20 | 0x40
+"""TUN_F_USO4 and USO6, from kernel 6.2 on."""
 
 _IFREQ: Final = struct.Struct("=16sH22x")
 _NAME_SIZE: Final = 15
@@ -56,11 +78,28 @@ class Tap:
     Args:
         name: As the kernel shows it.
         descriptor: Of `/dev/net/tun`, non-blocking; owned from now on.
+        has_header: Whether packets bear a virtio header.
+        notices: What this kernel lacks, a line each.
     """
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        descriptor: int,
+        *,
+        has_header: bool = False,
+        notices: tuple[str, ...] = (),
+    ) -> None:
         self._name = name
         self._descriptor = descriptor
+        self._has_header = has_header
+        self.notices = notices
+        """What this kernel lacks, and what that means; a line each."""
+
+    @property
+    def has_header(self) -> bool:
+        """Whether each packet bears a virtio header, and may be a super-segment."""
+        return self._has_header
 
     @property
     def name(self) -> str:
@@ -74,6 +113,9 @@ class Tap:
     def read(self) -> bytes | None:
         """Return the next frame that the host sends, or `None` if there is none now.
 
+        Only for a TAP without offloads: with them, the kernel of the data path reads
+        the descriptor itself.
+
         Raises:
             OSError: The device is gone (EBADFD) or was turned off (EIO).
         """
@@ -83,12 +125,14 @@ class Tap:
             return None
 
     def write(self, frame: bytes | bytearray | memoryview, /) -> int:
-        """Give the host a frame, without checksum; return its size.
+        """Give the host a frame, without checksum or virtio header; return its size.
 
         Raises:
             OSError: EIO while the interface is down, EINVAL for a frame that is
                 no Ethernet frame, EAGAIN when the host's queue is full.
         """
+        if self._has_header:
+            return os.writev(self._descriptor, (_NO_HEADER, frame)) - _HEADER_SIZE
         return os.write(self._descriptor, frame)
 
     def set_carrier(self, is_on: bool, /) -> None:  # noqa: FBT001 - on or off is all there is
@@ -118,12 +162,14 @@ class Tap:
             self._descriptor = -1
 
 
-def open_tap(name: str | None = None) -> Tap:
+def open_tap(name: str | None = None, *, offload: bool = False) -> Tap:
     """Create a TAP, down and without a carrier.
 
     Args:
         name: Its name, or a template with `%d` at its end; :data:`DEFAULT_NAME` if
             `None`. At most 15 bytes.
+        offload: Whether super-segments are wanted: a kernel that has none gives a
+            plain TAP, and :attr:`Tap.notices` says so.
 
     Raises:
         HostError: No TUN driver, a name that cannot be or is in use.
@@ -135,9 +181,16 @@ def open_tap(name: str | None = None) -> Tap:
     try:
         # EXCL: a persistent TAP of that name is somebody else's; it is not taken over.
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL
-        flags |= _IFF_NO_CARRIER & _features(descriptor)
+        features = _features(descriptor)
+        flags |= _IFF_NO_CARRIER & features
+        flags |= _IFF_VNET_HDR & features if offload else 0
         answer = _attach(descriptor, wanted, flags)
-        tap = Tap(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode("ascii"), descriptor)
+        tap = Tap(
+            _IFREQ.unpack(answer)[0].rstrip(b"\0").decode("ascii"),
+            descriptor,
+            has_header=bool(flags & _IFF_VNET_HDR),
+            notices=_lacks(descriptor, flags, offload=offload),
+        )
         # From kernel 6.2 on IFF_NO_CARRIER has done it already; before, there is a
         # carrier from the start, but nothing is sent as long as the link is down.
         tap.set_carrier(False)
@@ -191,6 +244,40 @@ def _features(descriptor: int) -> int:
             operation="open-tap",
         ) from error
     return value[0]
+
+
+def _lacks(descriptor: int, flags: int, *, offload: bool) -> tuple[str, ...]:
+    """Ask for the offloads; return what this kernel lacks."""
+    notices: list[str] = []
+    if not flags & _IFF_NO_CARRIER:
+        notices.append(
+            "this kernel's TUN driver has no IFF_NO_CARRIER (Linux 6.2): the interface has a carrier before the tunnel is up"
+        )
+    if flags & _IFF_VNET_HDR:
+        notices += _ask_for_offloads(descriptor)
+    elif offload:
+        notices.append(
+            "this kernel's TUN driver has no IFF_VNET_HDR: frames cross the interface one by one"
+        )
+    return tuple(notices)
+
+
+def _ask_for_offloads(descriptor: int) -> list[str]:
+    try:
+        for request, value in ((_TUNSETVNETHDRSZ, _HEADER_SIZE), (_TUNSETVNETLE, 1)):
+            fcntl.ioctl(descriptor, request, array.array("i", [value]))
+    except OSError as error:
+        raise HostError(
+            f"the TUN driver takes no virtio header of {_HEADER_SIZE} bytes: {error.strerror}",
+            operation="open-tap",
+        ) from error
+    for offloads in (_TSO | _USO, _TSO):
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, offloads)
+            return []
+    return [
+        "this kernel's TUN driver takes no TUNSETOFFLOAD: the host cuts its packets itself"
+    ]
 
 
 def _attach(descriptor: int, name: str, flags: int) -> bytes:

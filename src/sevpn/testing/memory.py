@@ -44,6 +44,11 @@ class MemoryPort:
 
     # --- the pump's side ---
 
+    @property
+    def has_header(self) -> bool:
+        """False: frames are what they are."""
+        return False
+
     def fileno(self) -> int:
         """Return the descriptor that is readable while the host's frames wait."""
         return self._port.fileno()
@@ -131,25 +136,25 @@ class MemoryStream:
         """Return the descriptor of the socket."""
         return self._socket.fileno()
 
-    def read_available(self, limit: int, /) -> bytes:
-        """Return up to *limit* bytes that are here.
+    def read_into(self, room: memoryview, /) -> int:
+        """Write what is here into *room*, and return how much it was.
 
         Raises:
             ConnectionLostError: The far end is closed.
         """
         try:
-            data = self._socket.recv(limit)
+            size = self._socket.recv_into(room)
         except BlockingIOError:
-            return b""
+            return 0
         except OSError as error:
             raise ConnectionLostError(
                 f"the connection broke: {error.strerror}"
             ) from error
-        if not data:
+        if not size and len(room):
             raise ConnectionLostError("the server closed the connection")
-        return data
+        return size
 
-    def queue(self, data: bytes, /) -> None:
+    def queue(self, data: bytes | memoryview, /) -> None:
         """Add to what is to be sent."""
         self._queued += data
 

@@ -2,7 +2,7 @@
 """A byte stream to a server whose certificate we trust.
 
 Layer: transport. Runs in: first the control thread, on the event loop (`send`,
-`receive`), then the data thread (`read_available`, `queue`, `flush`). Never in
+`receive`), then the data thread (`read_into`, `queue`, `flush`). Never in
 both: whoever hands it over does not touch it again.
 
     open_stream   look up ──> on_addresses ──> dial ──> TLS, trust ──> SecureStream
@@ -13,7 +13,7 @@ is one system call, where a TLS socket makes one for each 16 KiB; over loopback 
 two need the same time per byte all the same (bench/bench_stream.py).
 
     queue(data) ──TLS──> _outgoing ──> _sending ──socket.send──> kernel
-    read_available() <──TLS── _incoming <──────────socket.recv── kernel
+    read_into() <──TLS── _incoming <───────────────socket.recv── kernel
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class SecureStream:
             self._incoming, self._outgoing, server_hostname=server_name
         )
         self._sending = memoryview(b"")
+        self._arrived = memoryview(bytearray(_READ_SIZE))
         self._has_ended = False
         self.verified_by: VerifiedBy = verified_by
         """Why the certificate was accepted."""
@@ -184,21 +185,21 @@ class SecureStream:
         """Return the socket's descriptor."""
         return self._sock.fileno()
 
-    def read_available(self, limit: int) -> bytes:
-        """Return what is here, at most *limit* bytes, in one piece.
+    def read_into(self, room: memoryview) -> int:
+        """Write what is here into *room*, and return how many bytes that were.
 
-        Empty means: nothing until the descriptor becomes readable again.
+        0 means: nothing until the descriptor becomes readable again.
 
         Raises:
             ConnectionLostError: The stream has ended, with or without a
                 close_notify, or broke; nothing is left to read.
         """
-        pieces: list[bytes] = []
-        room = limit
+        got = 0
         fills = _FILLS
-        while room > 0:
+        while got < len(room):
             try:
-                piece = self._tls.read(room)
+                # With a buffer it returns a size, whatever its stub says.
+                size = int(self._tls.read(len(room) - got, room[got:]))
             except ssl.SSLWantReadError:
                 # Records may be without data; what stays in the socket keeps it readable.
                 fills -= 1
@@ -208,35 +209,34 @@ class SecureStream:
             except ssl.SSLError as error:
                 self._end(error.reason or "TLS error")
                 break
-            if not piece:
+            if not size:
                 self._end("closed by the server")
                 break
-            pieces.append(piece)
-            room -= len(piece)
-        if not pieces and self._has_ended:
+            got += size
+        if not got and self._has_ended:
             raise ConnectionLostError(f"the connection ended: {self._ending}")
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return got
 
     def _fill(self) -> bool:
         """Take from the socket what is there; return whether it was anything."""
         try:
-            data = self._sock.recv(_READ_SIZE)
+            size = self._sock.recv_into(self._arrived)
         except BlockingIOError:
             return False
         except OSError as error:
             self._end(error.strerror or str(error))
             return False
-        if not data:
+        if not size:
             self._end("closed by the server")
             return False
-        self._incoming.write(data)
+        self._incoming.write(self._arrived[:size])
         return True
 
     def _end(self, how: str) -> None:
         self._has_ended = True
         self._ending = how
 
-    def queue(self, data: bytes) -> None:
+    def queue(self, data: bytes | memoryview) -> None:
         """Encrypt *data*; :meth:`flush` sends it.
 
         Raises:

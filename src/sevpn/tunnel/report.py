@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sevpn.config.profile import Settings
 from sevpn.errors import SevpnError
@@ -62,6 +62,9 @@ class Parts:
 
     mac: MacAddress
     """Its address."""
+
+    kernel: Literal["compiled", "python"]
+    """Which form of the frame path is in use."""
 
     wanted: Wanted | None
     """What the host was brought to, while it is."""
@@ -307,7 +310,7 @@ class Reporter:
             session=None if parts.session is None else self._session(parts.session),
             interface=None
             if parts.tap is None
-            else self._interface(parts.tap, parts.mac, wanted),
+            else self._interface(parts.tap, parts.mac, wanted, parts.kernel),
             lease=None if wanted is None else self._lease(wanted, parts.lease),
             routes=list(parts.host.routes),
             dns=self._dns(parts.host),
@@ -333,11 +336,17 @@ class Reporter:
         )
 
     def _interface(
-        self, tap: Tap, mac: MacAddress, wanted: Wanted | None
+        self,
+        tap: Tap,
+        mac: MacAddress,
+        wanted: Wanted | None,
+        kernel: Literal["compiled", "python"],
     ) -> document.Interface:
         return document.Interface(
             name=tap.name,
             mac=str(mac),
+            offload="gso" if tap.has_header else "none",
+            kernel=kernel,
             mtu=wanted.state.mtu
             if wanted is not None
             else self._settings.mtu or DEFAULT_MTU,

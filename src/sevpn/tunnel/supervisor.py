@@ -31,6 +31,7 @@ from ipaddress import IPv4Interface
 from typing import Any, TypeVar, assert_never
 
 from sevpn.config.profile import Settings
+from sevpn.dataplane.path import is_compiled
 from sevpn.dataplane.pump import Pump
 from sevpn.errors import LeaseError, NotProvenError, SevpnError
 from sevpn.log import get_logger
@@ -167,6 +168,7 @@ class Supervisor:
                 session=self._session,
                 tap=self._tap,
                 mac=self._job.mac,
+                kernel="python" if self._pump is None else self._pump.kernel,
                 wanted=self._wanted if is_set else None,
                 lease=None if inside is None else inside.lease,
                 latency_s=None if inside is None else inside.latency_s,
@@ -277,7 +279,10 @@ class Supervisor:
             return
         settings = self._job.settings
         self._tap = self._host.open_tap(
-            settings.tap, self._job.mac, settings.mtu or DEFAULT_MTU
+            settings.tap,
+            self._job.mac,
+            settings.mtu or DEFAULT_MTU,
+            offload=is_compiled(),
         )
         loop = asyncio.get_running_loop()
         self._pump = Pump(
@@ -350,6 +355,7 @@ class Supervisor:
             device=tap.name,
             found=self._host.find(),
         )
+        self.report.warn(tap.notices)
         self.report.warn(self._wanted.warnings)
         self.report.warn(
             policy_warnings(

@@ -136,11 +136,18 @@ def test_a_short_frame_does_not_borrow_its_successors_bytes() -> None:
     assert len(cut_whole(batch(header, bytes(5) + b"\x06" + bytes(20))).others) == 2
 
 
-@pytest.mark.parametrize(("count", "is_full"), [(127, False), (128, True), (200, True)])
-def test_a_batch_is_full_from_128_blocks_on(count: int, is_full: bool) -> None:
-    collected = cut_whole(batch(*[TCP] * count))
+@pytest.mark.parametrize(
+    ("counts", "is_full"),
+    [([31], False), ([128], True), ([200], True), ([64], True), ([100, 99], False)],
+)
+def test_a_batch_is_full_when_the_server_makes_no_larger_ones(
+    counts: list[int], is_full: bool
+) -> None:
+    cutter = BlockCutter()
+    for count in counts:
+        cutter.feed(batch(*[TCP] * count))
 
-    assert bool(collected.full_batches) is is_full
+    assert cutter.has_full_batch is is_full
 
 
 def test_a_full_batch_counts_when_it_ends() -> None:

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests over loopback share."""
+
+from __future__ import annotations
+
+import pytest
+
+from sevpn.dataplane.path import is_compiled
+
+
+@pytest.fixture(params=["python", "compiled"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with either form of the frame path."""
+    monkeypatch.setenv("SEVPN_KERNEL", request.param)
+    if request.param == "compiled" and not is_compiled():
+        pytest.skip("the kernel is not compiled: there is no C compiler")
+    return str(request.param)
