@@ -7,7 +7,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def answering(path: Path, words: bytes, *, is_rude: bool = False) -> Iterator[No
 
         def answer() -> None:
             sock, _ = listener.accept()
-            with sock:
+            with sock, suppress(BrokenPipeError):
                 sock.settimeout(5)
                 sock.recv(1 if is_rude else 65536)
                 sock.sendall(words)
@@ -234,14 +234,13 @@ def test_events_that_are_none_end_a_subscription_with_the_reason(
         assert next(events) == {"n": 0}
         with pytest.raises(ControlError, match=reason):
             next(events)
-        events.close()
 
 
 def test_a_subscription_that_breaks_is_told(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with (
         answering(path, SUBSCRIBED, is_rude=True),
-        pytest.raises(ControlError, match=r"broke off its events|gave no answer"),
+        pytest.raises(ControlError, match="broke off its events"),
     ):
         list(client.follow(path))
 

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
@@ -95,15 +95,31 @@ def follow(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the tunnel's events until it ends.
 
     Raises:
-        ControlError: The tunnel refused or cannot be reached.
+        ControlError: The tunnel refused or cannot be reached, what it told is no
+            event, or the connection broke.
     """
     with _connect(path) as sock, sock.makefile("rb") as lines:
         _request(sock, lines, path, "subscribe")
         sock.settimeout(None)
-        while line := lines.readline(MAX_LINE_SIZE):
-            reply = msgspec.json.decode(line, type=Reply)
+        while (reply := _next_reply(lines, path)) is not None:
             if reply.event is not None:
                 yield reply.event
+
+
+def _next_reply(lines: BinaryIO, path: Path) -> Reply | None:
+    """Return the next line of a subscription; `None`: the tunnel has ended it."""
+    try:
+        line = lines.readline(MAX_LINE_SIZE)
+        return msgspec.json.decode(line, type=Reply) if line else None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ControlError(
+            f"the tunnel at {path} broke off its events ({reason}): ask 'sevpn status' whether it runs"
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise ControlError(
+            f"the tunnel at {path} tells events in another version's words ({error}): restart it"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -120,7 +136,7 @@ def _connect(path: Path) -> Generator[socket.socket]:
         yield sock
 
 
-def _request(sock: socket.socket, lines: Any, path: Path, command: Command) -> Any:
+def _request(sock: socket.socket, lines: BinaryIO, path: Path, command: Command) -> Any:
     try:
         sock.sendall(msgspec.json.encode(Request(1, command)) + b"\n")
         reply = msgspec.json.decode(lines.readline(MAX_LINE_SIZE), type=Reply)

@@ -27,6 +27,7 @@ import msgspec
 
 __all__ = [
     "MAX_LINE_SIZE",
+    "MAX_PATH_SIZE",
     "SOCKET_NAME",
     "Command",
     "Reply",
@@ -38,6 +39,9 @@ SOCKET_NAME = "control.sock"
 
 MAX_LINE_SIZE = 1 << 20
 """Bytes of one line; a status document is a few KiB."""
+
+MAX_PATH_SIZE = 107
+"""Bytes of the socket's path: sun_path has 108 with the 0 at its end; unix(7)."""
 
 Command = Literal["status", "down", "reconnect", "subscribe"]
 

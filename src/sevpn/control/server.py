@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from sevpn.control.protocol import MAX_LINE_SIZE, Reply, Request
-from sevpn.errors import HostError
+from sevpn.control.protocol import MAX_LINE_SIZE, MAX_PATH_SIZE, Reply, Request
+from sevpn.errors import ConfigError, HostError
 from sevpn.log import get_logger
 from sevpn.metrics.snapshot import Tunnel
 
@@ -99,8 +99,10 @@ class ControlServer:
         """Begin to listen.
 
         Raises:
+            ConfigError: The path is too long for a socket, since the name is.
             HostError: The socket could not be made; nothing is left behind.
         """
+        _check_length(self._path)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         try:
@@ -203,6 +205,15 @@ class ControlServer:
                 await writer.drain()
         finally:
             unsubscribe()
+
+
+def _check_length(path: Path) -> None:
+    size = len(os.fsencode(path))
+    if size > MAX_PATH_SIZE:
+        raise ConfigError(
+            f"the control socket {path} cannot be made: its path has {size} bytes, and a socket's at most"
+            f" {MAX_PATH_SIZE}: choose a shorter name with --name, or a shorter XDG_RUNTIME_DIR"
+        )
 
 
 def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
