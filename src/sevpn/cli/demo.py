@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, Final
 from sevpn.cli.common import Output, command as make_command
 from sevpn.cli.demo_stage import BULK_BYTES, SERVER, URL, Stage, raise_stage
 from sevpn.cli.exit import ExitCode
+from sevpn.config.frozen import is_frozen, own_command
 from sevpn.errors import HostError, LocalProtocolError
 
 __all__ = ["command"]
@@ -79,9 +79,7 @@ class _Play:
             options += ["--dns-mode", "off"]
         return subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "sevpn",
+                *own_command(os.environ, frozen=is_frozen()),
                 "--quiet",
                 "up",
                 f"{SERVER}/DEMO",
@@ -232,6 +230,6 @@ def _host_state() -> str:
 
 
 def _environment() -> dict[str, str]:
-    # The last two: where this very Python finds itself and its packages.
-    kept = ("PATH", "LANG", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH")
+    # The last three: where this very Python finds itself and its packages, or unpacks them.
+    kept = ("PATH", "LANG", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR")
     return {name: os.environ[name] for name in kept if name in os.environ}

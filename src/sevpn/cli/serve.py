@@ -17,6 +17,7 @@ from typing import Any, Final
 import click
 
 from sevpn.cli.common import Output, command as make_command
+from sevpn.config.frozen import hold_files, is_frozen
 from sevpn.config.hostsource import HostSource
 from sevpn.config.secret import parse_reference, resolve
 from sevpn.errors import ConfigError
@@ -119,6 +120,7 @@ def _users(values: Mapping[str, Any], source: HostSource) -> tuple[User, ...]:
 
 async def _serve(server: Server, output: Output) -> int:
     """Run until a signal says otherwise."""
+    hold_files(os.environ, frozen=is_frozen())
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,10 +14,12 @@ from typing import Any, Final
 import click
 
 from sevpn.cli.common import Output, command as make_command
+from sevpn.cli.detach import Parent, fork, handed_over, start_again
 from sevpn.cli.exit import ExitCode, code_of, report
 from sevpn.cli.job import Prepared, prepare
 from sevpn.cli.options import given, tunnel_options
 from sevpn.cli.steps import Steps
+from sevpn.config.frozen import hold_files, is_frozen, own_command
 from sevpn.errors import SevpnError
 
 __all__ = ["command"]
@@ -43,11 +45,22 @@ def command(
 
     TARGET is a profile's name, or HOST[:PORT]/HUB, or HOST[:PORT].
     """
+    parent = None
+    if detach and is_frozen():
+        parent = handed_over(os.environ)
+        if parent is None:
+            command = own_command(os.environ, frozen=True)
+            return start_again([*command, *sys.argv[1:]], os.environ)
     output.start_log()
     prepared = prepare(target, name=name, overrides=given(values), environ=os.environ)
-    if detach:
-        return _detached(prepared, output)
-    return asyncio.run(_stay(prepared, output, on_connected=lambda: None))
+    if not detach:
+        return asyncio.run(_stay(prepared, output, on_connected=lambda: None))
+    if parent is None:
+        forked = fork()
+        if isinstance(forked, int):
+            return forked
+        parent = forked
+    return _detached(prepared, output, parent)
 
 
 async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int:
@@ -56,6 +69,7 @@ async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int
     from sevpn.control.server import ControlServer  # noqa: PLC0415
     from sevpn.tunnel.supervisor import Supervisor  # noqa: PLC0415
 
+    hold_files(os.environ, frozen=is_frozen())
     steps = Steps(output)
     host = prepared.host
     try:
@@ -114,17 +128,9 @@ def _code(
     return ExitCode.OK
 
 
-def _detached(prepared: Prepared, output: Output) -> int:
-    """Run the tunnel in a child of its own session; return once it is connected or has ended."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        with os.fdopen(reading, "rb") as answer:
-            told = answer.read(1)
-        return told[0] if told else ExitCode.BUG
-    os.close(reading)
+def _detached(prepared: Prepared, output: Output, parent: Parent) -> int:
+    """Run the tunnel as the child of *parent*, in a session of its own; never returns."""
     os.setsid()
-    parent = _Parent(writing)
     code = int(ExitCode.BUG)
     try:
         code = asyncio.run(_stay(prepared, output, on_connected=parent.leave))
@@ -134,30 +140,3 @@ def _detached(prepared: Prepared, output: Output) -> int:
         parent.tell(code)
         # Nothing of the parent's is to be ended here a second time.
         os._exit(code)
-
-
-class _Parent:
-    """The command that waits for the detached child's word."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-        self._waits = True
-
-    def tell(self, code: int) -> None:
-        """Let it end with *code*, if it still waits."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if self._waits:
-            self._waits = False
-            os.write(self._pipe, bytes([code & 0xFF]))
-            os.close(self._pipe)
-
-    def leave(self) -> None:
-        """The tunnel is connected: let it end, and let go of its terminal."""
-        if not self._waits:
-            return
-        self.tell(ExitCode.OK)
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(null, number)
-        os.close(null)

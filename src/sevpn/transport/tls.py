@@ -20,7 +20,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
+import os
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -35,12 +37,20 @@ __all__ = [
     "client_context",
     "explain_tls_error",
     "fingerprint",
+    "usual_ca_file",
 ]
 
 VerifiedBy = Literal["ca", "pin", "none"]
 
 RELEASED: Final = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 """A clock that shows less than the date of this release is wrong."""
+
+_CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Gentoo, OpenWrt
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine
+)
 
 # X509_V_ERR_…, openssl/x509_vfy.h
 _EXPIRED: Final = 10
@@ -94,11 +104,37 @@ def client_context(policy: TrustPolicy) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     elif policy.ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        usual = usual_ca_file(
+            ssl.get_default_verify_paths(), os.environ, os.path.isfile
+        )
+        if usual is not None:
+            _load_ca_file(context, Path(usual))
     else:
         # The file may hold the server's own self-signed certificate.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _load_ca_file(context, policy.ca_file)
     return context
+
+
+def usual_ca_file(
+    defaults: ssl.DefaultVerifyPaths,
+    environ: Mapping[str, str],
+    exists: Callable[[str], bool],
+) -> str | None:
+    """Return where this distribution keeps its CA certificates, if OpenSSL does not know.
+
+    An OpenSSL that comes with the program looks where the machine that built it
+    had them.
+
+    Args:
+        defaults: Where OpenSSL looks; what does not exist is None.
+        environ: The environment. Who names a place in it means that one alone.
+        exists: Whether there is such a file.
+    """
+    variables = (defaults.openssl_cafile_env, defaults.openssl_capath_env)
+    if defaults.cafile or defaults.capath or any(name in environ for name in variables):
+        return None
+    return next((path for path in _CA_FILES if exists(path)), None)
 
 
 def _load_ca_file(context: ssl.SSLContext, path: Path) -> None:

@@ -17,6 +17,7 @@ from sevpn.transport.tls import (
     check_pin,
     explain_tls_error,
     fingerprint,
+    usual_ca_file,
 )
 
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
@@ -128,3 +129,45 @@ def test_a_failure_of_tls_is_told_in_words(reason: str | None, words: str) -> No
     assert words in str(error)
     assert "vpn.test port 443" in str(error)
     assert error.failure is Failure.PEER
+
+
+FEDORA = "/etc/pki/tls/certs/ca-bundle.crt"
+ALPINE = "/etc/ssl/cert.pem"
+
+
+def openssl_looks_at(
+    *, cafile: str | None = None, capath: str | None = None
+) -> ssl.DefaultVerifyPaths:
+    return ssl.DefaultVerifyPaths(
+        cafile=cafile,  # type: ignore[arg-type]  # the stubs know no None here
+        capath=capath,  # type: ignore[arg-type]  # likewise
+        openssl_cafile_env="SSL_CERT_FILE",
+        openssl_cafile="/build/ssl/cert.pem",
+        openssl_capath_env="SSL_CERT_DIR",
+        openssl_capath="/build/ssl/certs",
+    )
+
+
+@pytest.mark.parametrize("file", [FEDORA, ALPINE])
+def test_an_openssl_of_another_distribution_is_shown_the_ca_file_of_this_one(
+    file: str,
+) -> None:
+    assert usual_ca_file(openssl_looks_at(), {}, {file}.__contains__) == file
+
+
+def test_an_openssl_that_knows_where_to_look_is_shown_nothing() -> None:
+    for known in (
+        openssl_looks_at(cafile="/build/ssl/cert.pem"),
+        openssl_looks_at(capath="/build/ssl/certs"),
+    ):
+        assert usual_ca_file(known, {}, {FEDORA}.__contains__) is None
+
+
+def test_who_names_ca_certificates_in_the_environment_gets_no_others() -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        environ = {name: "/missing"}
+        assert usual_ca_file(openssl_looks_at(), environ, {FEDORA}.__contains__) is None
+
+
+def test_a_machine_without_ca_certificates_has_none_to_show() -> None:
+    assert usual_ca_file(openssl_looks_at(), {}, lambda _: False) is None
