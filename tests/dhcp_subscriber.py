@@ -11,10 +11,13 @@ from typing import Protocol
 
 from sevpn.protocol.dhcp import DhcpClient, DhcpEvent, Lease, LeaseObtained
 from sevpn.testing.machine import Machine
-from sevpn.wire.dhcpv4 import CLIENT_PORT
+from sevpn.wire.dhcpv4 import CLIENT_PORT, MessageType, decode_message
 from sevpn.wire.ethernet import EtherType, MacAddress, decode_frame
 
 OURS = MacAddress.parse("5e:00:53:00:00:01")
+
+_MOMENT_S = 0.2
+_QUESTIONS = {MessageType.DISCOVER, MessageType.REQUEST}
 
 _numbers = itertools.count(1)
 
@@ -25,17 +28,28 @@ class Port(Protocol):
     def send(self, frame: bytes) -> None:
         """Send a whole frame."""
 
-    def receive(self) -> bytes | None:
-        """Return the next frame; None after a short silence."""
+    def receive(self, *, within_s: float) -> bytes | None:
+        """Return the next frame; None after silence."""
 
 
 class Subscriber:
-    """A client on a port."""
+    """A client on a port.
+
+    Where a server must answer it is waited for; where silence is what is expected, as
+    after the question whether somebody has the address, a moment of it will do.
+    """
 
     def __init__(
-        self, port: Port, *, mac: MacAddress = OURS, remembered: Lease | None = None
+        self,
+        port: Port,
+        *,
+        mac: MacAddress = OURS,
+        remembered: Lease | None = None,
     ) -> None:
         self._port = port
+        self._is_asking = False
+        self.patience_s = 5.0
+        """How long a server may take to answer, in real seconds."""
         self.now = 1000.0
         self.heard: list[bytes] = []
         self.neighbour: Callable[[bytes], bytes | None] = lambda _: None
@@ -58,7 +72,7 @@ class Subscriber:
             if event is not None:
                 self.send_all()
                 return event
-            self._take(self._port.receive())
+            self._take(self._hear())
         raise AssertionError(f"no event: {self.client.what_was_heard}")
 
     def obtain(self) -> Lease:
@@ -75,9 +89,8 @@ class Subscriber:
     def hear_until_silence(self) -> None:
         """Take what comes, until nothing comes."""
         self.send_all()
-        while (frame := self._port.receive()) is not None:
-            self.heard.append(frame)
-            self.client.receive_frame(frame, self.now)
+        while (frame := self._hear()) is not None:
+            self._take(frame)
             self.send_all()
 
     def release(self) -> None:
@@ -89,18 +102,33 @@ class Subscriber:
         """Send what the client wants to send."""
         for frame in self.client.frames_to_send():
             self._port.send(frame)
+            if (kind := dhcp_kind(frame)) is not None:
+                self._is_asking = kind in _QUESTIONS
             said = self.neighbour(frame)
             if said is not None:
                 self.client.receive_frame(said, self.now)
 
+    def _hear(self) -> bytes | None:
+        return self._port.receive(
+            within_s=self.patience_s if self._is_asking else _MOMENT_S
+        )
+
     def _take(self, frame: bytes | None) -> None:
         if frame is not None:
             self.heard.append(frame)
+            self._is_asking &= not is_dhcp_reply(frame)
             self.client.receive_frame(frame, self.now)
             return
         due = self.client.next_deadline()
         assert due is not None
         self.jump_to(due)
+
+
+def dhcp_kind(frame: bytes) -> MessageType | None:
+    """Return which message the client sends; None: the frame is none of DHCP."""
+    if decode_frame(frame).ethertype != EtherType.IPV4:
+        return None
+    return decode_message(frame[42:]).message_type
 
 
 def is_dhcp_reply(frame: bytes) -> bool:

@@ -7,6 +7,7 @@ The frames are real, the client's clock is not: where it would wait, the clock j
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -52,19 +53,21 @@ class Cable:
 
     def __init__(self, machine: Machine) -> None:
         self._socket = borrow_socket(machine, _RAW_SOCKET)
-        self._socket.settimeout(0.3)
 
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
 
-    def receive(self) -> bytes | None:
-        while True:
+    def receive(self, *, within_s: float) -> bytes | None:
+        until = time.monotonic() + within_s
+        while (left_s := until - time.monotonic()) > 0:
+            self._socket.settimeout(left_s)
             try:
                 frame, (_, _, kind, *_) = self._socket.recvfrom(2048)
             except TimeoutError:
-                return None
+                break
             if kind != socket.PACKET_OUTGOING:
                 return bytes(frame)
+        return None
 
     def close(self) -> None:
         self._socket.close()
@@ -209,6 +212,7 @@ def test_a_server_that_ends_costs_the_address_when_the_lease_does(
     subscriber = Subscriber(cable)
     lease = subscriber.obtain()
     server.stop()
+    subscriber.patience_s = 0.05
 
     event = subscriber.next_event()
     assert isinstance(event, LeaseLost)

@@ -77,7 +77,7 @@ class Session:
     def send(self, frame: bytes) -> None:
         self._tls.sendall(encode_batch([frame]))
 
-    def receive(self, *, within_s: float = 0.3) -> bytes | None:
+    def receive(self, *, within_s: float) -> bytes | None:
         self._tls.settimeout(within_s)
         until = time.monotonic() + within_s
         while not self._frames and time.monotonic() < until:

@@ -135,7 +135,7 @@ def test_a_silent_server_is_noticed_by_its_time_out(
         with client.up(*login(server), password="secret") as tunnel:
             server.do("setattr(faults, 'are_keepalives_silent', True)")
             server.do("setattr(faults, 'drops_frames', True)")
-            status = tunnel.wait("waiting", within_s=20)
+            status = tunnel.wait("waiting", within_s=60)
             assert "5 s" in status["last_error"]
     finally:
         server.stop()
