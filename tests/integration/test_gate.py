@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -135,6 +136,63 @@ def test_a_failed_step_without_tests_fails_the_gate(check: ModuleType) -> None:
     ]
 
     assert not check.summarise(done, 1.0)
+
+
+def test_a_run_that_finds_no_test_is_left_out(
+    check: ModuleType, tmp_path: Path
+) -> None:
+    report, status = run_pytest(tmp_path, "")
+
+    outcome = check.read_report(report, status, "")
+
+    assert (outcome.passed, outcome.failed) == (0, 0)
+    assert check.status_of(outcome) != "ok"
+
+
+def test_the_steps_of_a_stage_run_beside_each_other(check: ModuleType) -> None:
+    meeting = threading.Barrier(2)
+
+    def meet() -> object:
+        meeting.wait(30)
+        return check.Outcome(passed=1)
+
+    done = list(check.carry_out([check.Step("one", meet), check.Step("two", meet)]))
+
+    assert {step.name for step, _ in done} == {"one", "two"}
+    assert not any(outcome.failures for _, outcome in done)
+
+
+def test_a_stage_begins_when_the_one_before_has_ended_however_it_did(
+    check: ModuleType,
+) -> None:
+    begun: list[str] = []
+
+    def breaks() -> object:
+        begun.append("lint")
+        raise OSError("no such program")
+
+    def runs() -> object:
+        begun.append("netns")
+        return check.Outcome(passed=1)
+
+    steps = [
+        check.Step("netns", runs, check.Stage.END_TO_END),
+        check.Step("lint", breaks, check.Stage.CHECKS),
+    ]
+    done = {step.name: outcome for step, outcome in check.carry_out(steps)}
+
+    assert begun == ["lint", "netns"]
+    assert done["lint"].failures == ["OSError: no such program"]
+    assert done["netns"].passed == 1
+
+
+def test_no_two_steps_have_one_name_and_frames_are_moved_by_both_kernels(
+    check: ModuleType,
+) -> None:
+    names = [step.name for step in check.gate(1)]
+
+    assert len(set(names)) == len(names)
+    assert {"netns", "interop", "e2e-python"} <= set(names)
 
 
 def test_a_program_that_hangs_is_ended_with_what_it_started(check: ModuleType) -> None:
