@@ -12,7 +12,7 @@ help:
 	@echo "make demo    server and client in private namespaces, and a report; under a minute"
 	@echo "make test    the whole gate: format, lint, types, layers, unit, end to end"
 	@echo "make soak    long repetitions and long fuzzing, by hand before a release"
-	@echo "make bench   times and throughput, as a table"
+	@echo "make bench   beside the official client and other VPNs; BENCH='--quick' to try it"
 	@echo "make fuzz    fuzz every decoder; FUZZ_SECONDS=60 for each"
 	@echo "make lock    resolve requirements/*.in again, to hashed files"
 
@@ -30,7 +30,7 @@ soak:
 
 bench:
 	@scripts/bootstrap test
-	@.venv/bin/python bench/run.py
+	@.venv/bin/python -m bench.run $(BENCH)
 
 fuzz:
 	@scripts/bootstrap test

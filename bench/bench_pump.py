@@ -99,9 +99,10 @@ class TheTrivialLoop:
         epoll.register(tap.fileno(), select.EPOLLIN)
         epoll.register(stream.fileno(), select.EPOLLIN)
         held = b""
+        chunk = memoryview(bytearray(65536))
         while True:
             epoll.poll()
-            held += bytes(stream.read_available(65536))
+            held += chunk[: stream.read_into(chunk)]
             at = left = 0
             while at + 4 <= len(held):
                 (size,) = struct.unpack_from("!I", held, at)

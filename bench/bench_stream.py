@@ -84,10 +84,11 @@ def send_all(stream: SecureStream) -> None:
 
 def read_exactly(stream: SecureStream, size: int) -> None:
     left = size
+    buffer = memoryview(bytearray(CHUNK_SIZE))
     while left > 0:
-        data = stream.read_available(CHUNK_SIZE)
-        left -= len(data)
-        if not data:
+        count = stream.read_into(buffer)
+        left -= count
+        if not count:
             await_readable(stream)
 
 

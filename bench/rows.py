@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows: each measures some candidates in turns and adds samples to the document.
+
+    for each round:  for each candidate, beginning with another one each round:
+                         measure, add
+
+A measurement that fails is a `None` in its round, and a remark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from bench.candidates import TRAFFIC, BareTls, Candidate
+from bench.catalog import SIZES, STEADY_PER_S
+from bench.figures import percentile
+from bench.lab import Lab
+from bench.processes import resident_mib, usage, watch_memory
+
+from sevpn.testing.lab import SERVER, Client, Up
+from sevpn.testing.machine import Machine, eventually
+
+T = TypeVar("T", bound=Candidate | BareTls)
+
+SOFTETHER: Final = ("sevpn", "sevpn-python", "official", "official-tuned")
+TUNNELS: Final = (*SOFTETHER, "openvpn", "wireguard-go", "sevpn-own", "official-own")
+
+_PORT: Final = 7001
+_HEADERS: Final = 42  # Ethernet, IPv4, UDP
+_ECHO_S: Final = 0.01
+
+
+def turns(lab: Lab, candidates: Sequence[T]) -> Iterator[T]:
+    """Yield the candidates in turns; nobody is always first."""
+    for number in range(lab.settings.rounds):
+        shift = number % len(candidates) if candidates else 0
+        for one in (*candidates[shift:], *candidates[:shift]):
+            print(f"  round {number + 1}: {one.key}", file=sys.stderr, flush=True)
+            yield one
+
+
+def sampled(
+    lab: Lab, key: str, measures: Sequence[str], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Add what *measure* returns; if it fails, that nothing is known."""
+    try:
+        values = measure()
+    except (AssertionError, OSError, subprocess.SubprocessError, ValueError) as error:
+        said = str(error).strip()
+        first = said.splitlines()[0] if said else type(error).__name__
+        lab.document.remarks.append(
+            f"{key}, {measures[0]}: not measured in one round: {first[:200]}"
+        )
+        values = {}
+    for name in measures:
+        lab.document.add(name, key, values.get(name))
+    return values
+
+
+# --- throughput --------------------------------------------------------------
+
+
+def throughput(lab: Lab) -> None:
+    """Bulk transfers by TCP: outbound, inbound, both at once, with 1 and 8 streams."""
+    candidates = lab.candidates(TUNNELS)
+    for candidate in turns(lab, candidates):
+        peak = 0.0
+        for streams in (1, 8):
+            for way in ("out", "in", "both"):
+                with watch_memory(candidate.pid) as seen:
+                    sampled(
+                        lab,
+                        candidate.key,
+                        [f"{name}/{way}/{streams}" for name in _LOAD],
+                        functools.partial(_load, lab, candidate, way, streams),
+                    )
+                peak = max(peak, *seen)
+        lab.document.add("memory/load", candidate.key, peak)
+    for bare in turns(lab, lab.bare()):
+        for way in ("out", "in"):
+            sampled(
+                lab,
+                bare.key,
+                [f"{name}/{way}/1" for name in ("rate", "cpu", "kernel")],
+                functools.partial(_bare_load, lab, bare, way),
+            )
+
+
+_LOAD: Final = ("rate", "cpu", "kernel", "client-thread", "server-thread", "server-cpu")
+
+
+def _load(lab: Lab, candidate: Candidate, way: str, streams: int) -> dict[str, float]:
+    seconds = lab.settings.seconds
+    client, server = usage(candidate.pid), usage(candidate.server_pid)
+    result = candidate.iperf.measure(
+        candidate.machine,
+        seconds=seconds,
+        streams=streams,
+        is_inbound=way == "in",
+        is_both=way == "both",
+    )
+    client, server = (
+        usage(candidate.pid).since(client),
+        usage(candidate.server_pid).since(server),
+    )
+    moved_gb = result.payload_bytes / 1e9
+    values = (
+        result.bits_per_s / 1e9,
+        client.total_s / moved_gb,
+        client.system_s / moved_gb,
+        100 * client.busiest_s / seconds,
+        100 * server.busiest_s / seconds,
+        server.total_s / moved_gb,
+    )
+    return {
+        f"{name}/{way}/{streams}": value
+        for name, value in zip(_LOAD, values, strict=True)
+    }
+
+
+def _bare_load(lab: Lab, bare: BareTls, way: str) -> dict[str, float]:
+    said = bare.run(seconds=lab.settings.seconds, is_inbound=way == "in")
+    moved_gb = said["payload_bytes"] / 1e9
+    return {
+        f"rate/{way}/1": 8 * moved_gb / said["seconds"],
+        f"cpu/{way}/1": (said["user_s"] + said["system_s"]) / moved_gb,
+        f"kernel/{way}/1": said["system_s"] / moved_gb,
+    }
+
+
+# --- packets -----------------------------------------------------------------
+
+
+def packets(lab: Lab) -> None:
+    """Datagrams of two sizes each way: as fast as one sender can, and at a pace."""
+    for candidate in turns(lab, lab.candidates(TUNNELS)):
+        for pace, per_second in (("flood", 0), ("steady", STEADY_PER_S)):
+            for size in SIZES:
+                for way in ("out", "in"):
+                    key = f"{way}/{size}/{pace}"
+                    sampled(
+                        lab,
+                        candidate.key,
+                        [f"pps/{key}", f"loss/{key}", f"pcpu/{key}"],
+                        functools.partial(_datagrams, lab, candidate, key, per_second),
+                    )
+
+
+def _datagrams(
+    lab: Lab, candidate: Candidate, key: str, per_second: int
+) -> dict[str, float]:
+    way, size, _ = key.split("/")
+    payload = int(size) - _HEADERS if size == "64" else int(size)
+    before = usage(candidate.pid)
+    sent, came = one_way(
+        candidate,
+        is_inbound=way == "in",
+        words=[
+            *("--size", str(payload), "--seconds", str(min(lab.settings.seconds, 2))),
+            *("--per-second", str(per_second)),
+        ],
+    )
+    used = usage(candidate.pid).since(before)
+    count = came["count"]
+    if not count:
+        raise AssertionError("nothing arrived")
+    return {
+        f"pps/{key}": count / max(came["last_at"] - came["first_at"], 1e-3),
+        f"loss/{key}": 100 * (1 - count / sent["sent"]),
+        f"pcpu/{key}": 1e6 * used.total_s / count,
+    }
+
+
+def one_way(
+    candidate: Candidate, *, is_inbound: bool, words: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Send datagrams one way; return what the sender and the receiver say."""
+    sender, receiver = candidate.machine, candidate.server
+    address = candidate.server_address
+    if is_inbound:
+        sender, receiver, address = receiver, sender, candidate.address
+    sink = receiver.popen([sys.executable, TRAFFIC, "sink", address, str(_PORT)])
+    try:
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == "ready\n", "the receiver did not start"
+        said = sender.check(
+            sys.executable, TRAFFIC, "send", address, str(_PORT), *words
+        )
+        heard, _ = sink.communicate(timeout=30)
+    finally:
+        receiver.end(sink)
+    return json.loads(said), json.loads(heard)
+
+
+def burst(lab: Lab) -> None:
+    """A thousand small frames at once inbound, while nothing is sent."""
+    for candidate in turns(lab, lab.candidates(TUNNELS)):
+        time.sleep(0.3)  # the echo before has been forgotten by everybody
+        sampled(
+            lab,
+            candidate.key,
+            ["burst/last", "burst/lost"],
+            functools.partial(_burst, candidate),
+        )
+
+
+def _burst(candidate: Candidate) -> dict[str, float]:
+    sent, came = one_way(
+        candidate,
+        is_inbound=True,
+        words=["--size", str(64 - _HEADERS), "--count", "1000"],
+    )
+    if not came["count"]:
+        raise AssertionError("nothing arrived")
+    return {
+        "burst/last": 1e3 * (came["last_at"] - sent["began_at"]),
+        "burst/lost": float(sent["sent"] - came["count"]),
+    }
+
+
+# --- echoes ------------------------------------------------------------------
+
+
+def echoes(lab: Lab) -> None:
+    """Echoes, a hundred a second: idle, and with a bulk transfer each way."""
+    count = int(lab.settings.seconds / _ECHO_S)
+    candidates = lab.candidates(TUNNELS)
+    for candidate in turns(lab, candidates):
+        cable = _ping(candidate.machine, SERVER, count)
+        if candidate is candidates[0]:
+            lab.document.add("rtt/idle/p50", "none", percentile(cable, 0.5))
+            lab.document.add("rtt/idle/p99", "none", percentile(cable, 0.99))
+        values = sampled(
+            lab,
+            candidate.key,
+            ["rtt/idle/p50", "rtt/idle/p99"],
+            functools.partial(_echo_idle, candidate, count),
+        )
+        idle = values.get("rtt/idle/p50")
+        added = None if idle is None else idle - percentile(cable, 0.5)
+        lab.document.add("added/idle/p50", candidate.key, added)
+        for way in ("out", "in"):
+            sampled(
+                lab,
+                candidate.key,
+                [f"rtt/{way}/p50", f"rtt/{way}/p99"],
+                functools.partial(_echo_loaded, lab, candidate, way),
+            )
+
+
+def _echo_idle(candidate: Candidate, count: int) -> dict[str, float]:
+    took = _ping(candidate.machine, candidate.server_address, count)
+    return {
+        "rtt/idle/p50": percentile(took, 0.5),
+        "rtt/idle/p99": percentile(took, 0.99),
+    }
+
+
+def _echo_loaded(lab: Lab, candidate: Candidate, way: str) -> dict[str, float]:
+    seconds = lab.settings.seconds
+    pinger = candidate.machine.popen(
+        _ping_words(candidate.server_address, int((seconds + 1) / _ECHO_S))
+    )
+    try:
+        time.sleep(0.3)  # it has started
+        candidate.iperf.measure(
+            candidate.machine, seconds=seconds + 1, is_inbound=way == "in"
+        )
+        said, _ = pinger.communicate(timeout=30)
+    finally:
+        candidate.machine.end(pinger)
+    answer = json.loads(said)
+    # The first half second is the start of the transfer.
+    took = answer["rtt_ms"][int(0.5 / _ECHO_S) :]
+    assert took, "no echo came back"
+    return {
+        f"rtt/{way}/p50": percentile(took, 0.5),
+        f"rtt/{way}/p99": percentile(took, 0.99),
+    }
+
+
+def _ping(machine: Machine, address: str, count: int) -> list[float]:
+    answer = json.loads(machine.check(*_ping_words(address, count)))
+    took: list[float] = answer["rtt_ms"]
+    assert took, "no echo came back"
+    return took
+
+
+def _ping_words(address: str, count: int) -> list[str]:
+    words = ["ping", address, "--count", str(count), "--interval", str(_ECHO_S)]
+    return [sys.executable, str(TRAFFIC), *words]
+
+
+# --- life --------------------------------------------------------------------
+
+
+def start(lab: Lab) -> None:
+    """From the start of the process to the event `connected`."""
+    for number in range(lab.settings.rounds):
+        print(f"  round {number + 1}", file=sys.stderr, flush=True)
+        for name, hub in (("securenat", lab.nat), ("dnsmasq", lab.wire)):
+            login = (hub.target, "--pin", hub.pin, "--user", "alice")
+            with lab.network.client() as client:
+                sampled(
+                    lab,
+                    "sevpn",
+                    [f"start/{name}"],
+                    functools.partial(_start, client, f"start/{name}", login),
+                )
+
+
+def _start(client: Client, name: str, login: tuple[str, ...]) -> dict[str, float]:
+    began_at = time.monotonic()
+    process = client.machine.popen(
+        [client.program, "up", *login, "--json"], env={"SEVPN_PASSWORD": "secret"}
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["state"] == "connected":
+                return {name: time.monotonic() - began_at}
+        raise AssertionError("up ended before it was connected")
+    finally:
+        client.machine.end(process)
+
+
+def heal(lab: Lab) -> None:
+    """From the reset of the TCP connection to the first answer of the gateway."""
+    login = (lab.nat.target, "--pin", lab.nat.pin, "--user", "alice")
+    with (
+        lab.network.client() as client,
+        client.up(*login, password="secret") as tunnel,
+    ):
+        for times in range(1, lab.settings.rounds + 1):
+            print(f"  round {times}", file=sys.stderr, flush=True)
+            time.sleep(11)  # a session that lasted is healed at once
+            sampled(lab, "sevpn", ["heal"], functools.partial(_heal, tunnel, times))
+
+
+def _heal(tunnel: Up, times: int) -> dict[str, float]:
+    # As a middlebox would reset it.
+    tunnel.client.machine.sh("ss -K dst 192.0.2.1 dport = 443 > /dev/null")
+    began_at = time.monotonic()
+
+    def has_healed() -> bool:
+        if tunnel.status().get("counters", {}).get("reconnects") != times:
+            return False
+        return tunnel.client.machine.pings("192.168.30.1", wait_s=0.2)
+
+    eventually(has_healed, within_s=30, what="healing")
+    return {"heal": time.monotonic() - began_at}
+
+
+def footprint(lab: Lab) -> None:
+    """Memory and processor time of connected, idle tunnels."""
+    candidates = lab.candidates(("sevpn", "official", "official-tuned"))
+    with contextlib.ExitStack() as stack:
+        login = (lab.nat.target, "--pin", lab.nat.pin, "--user", "alice")
+        client = stack.enter_context(lab.network.client())
+        tunnel = stack.enter_context(client.up(*login, password="secret"))
+        watched = {"sevpn": tunnel.process.pid} | {
+            candidate.key: candidate.pid
+            for candidate in candidates
+            if candidate.key != "sevpn"
+        }
+        time.sleep(2)
+        before = {key: usage(pid) for key, pid in watched.items()}
+        time.sleep(lab.settings.idle_s)
+        for key, pid in watched.items():
+            used = usage(pid).since(before[key])
+            lab.document.add("idle/cpu", key, 100 * used.total_s / lab.settings.idle_s)
+            lab.document.add("memory/idle", key, resident_mib(pid))
+
+
+ROWS: Final[dict[str, Callable[[Lab], None]]] = {
+    "start": start,
+    "footprint": footprint,
+    "burst": burst,
+    "echoes": echoes,
+    "packets": packets,
+    "throughput": throughput,
+    "heal": heal,
+}
+"""In this order: what needs quiet comes before what leaves memory full."""
