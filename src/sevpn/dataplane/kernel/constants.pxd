@@ -28,6 +28,7 @@ cdef enum:
     NO_NEXT = 59
     DONT_FRAGMENT = 0x4000
     FRAGMENT = 0x3FFF
+    FRAGMENT_OFFSET = 0x1FFF
     MAX_PACKET = 65535
     DHCP_CLIENT = 68
     FIN = 0x01

@@ -37,7 +37,7 @@ if not cython.compiled:  # the compiled form has these from the .pxd
         ARP,
         DHCP_CLIENT,
         ETH_SIZE,
-        FRAGMENT,
+        FRAGMENT_OFFSET,
         FULL_BATCH,
         ICMP6,
         IPV4,
@@ -235,7 +235,8 @@ class Scanner:
         if ethertype == IPV4:
             if size < ETH_SIZE + 28 or self._data[at + 23] != UDP:
                 return True
-            if get16(self._data, at + 20) & FRAGMENT:
+            # A first fragment has the ports: the sieve looks at it, too.
+            if get16(self._data, at + 20) & FRAGMENT_OFFSET:
                 return True
             udp = ETH_SIZE + (self._data[at + 14] & 15) * 4
             return udp + 4 > size or get16(self._data, at + udp + 2) != DHCP_CLIENT
