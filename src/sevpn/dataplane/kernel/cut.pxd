@@ -39,7 +39,7 @@ cdef class Cutter:
 
     cdef void _begin(self) noexcept nogil
 
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, packets=Py_ssize_t)
     cdef int _collect(self, Py_ssize_t frame_limit, Py_ssize_t byte_limit) noexcept nogil
 
     @cython.locals(at=Py_ssize_t)

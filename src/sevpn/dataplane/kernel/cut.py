@@ -127,7 +127,8 @@ class Cutter:
         """Read the TAP until it is empty or a limit is reached.
 
         Args:
-            frame_limit: Frames after which no further packet is read.
+            frame_limit: Frames after which no further packet is read; dropped
+                packets count as well.
             byte_limit: Likewise, their bytes.
             slot_count: Over how many slots flows are spread, 1 or more.
             has_priority: Whether frames of priority go to a slot of their own,
@@ -149,9 +150,9 @@ class Cutter:
         return self._groups()
 
     def cut(self, packet: bytes) -> list[Group]:
-        """Cut one *packet* as if it had been read."""
-        size = len(packet)
-        self.packet[:size] = packet
+        """Cut one *packet* as if it had been read: what would not fit is left out."""
+        size = min(len(packet), PACKET_SIZE)
+        self.packet[:size] = packet[:size]
         self._begin()
         self._cut_packet(size)
         self._end_batch()
@@ -178,7 +179,13 @@ class Cutter:
             size = self._held_size
             self._held_size = 0
             self._cut_packet(size)
-        while self.frame_count < frame_limit and self.frame_bytes < byte_limit:
+        packets = 0
+        while (
+            packets < frame_limit
+            and self.frame_count < frame_limit
+            and self.frame_bytes < byte_limit
+        ):
+            packets += 1
             size = read_into(self._descriptor, self._packet, 0, PACKET_SIZE)
             if size == -EAGAIN:
                 self.is_drained = True
@@ -243,6 +250,10 @@ class Cutter:
         end = size
         if size < frame + MIN_FRAME:
             self.dropped_runts += 1
+            return True
+        if size == PACKET_SIZE:
+            # The end of it may be missing.
+            self.dropped_oversized += 1
             return True
         flags = 0
         kind = GSO_NONE
