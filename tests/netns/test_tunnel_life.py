@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -150,6 +151,29 @@ def test_a_host_route_that_somebody_deletes_comes_back(
             lambda: client.machine.ip("route", "show", f"{SERVER}/32"),
             what="the host route",
         )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_ends_it_with_its_own_code_if_the_host_cannot_be_restored(
+    client: Client, server: EmbeddedServer, number: int, code: int
+) -> None:
+    before = client.machine.snapshot()
+    with client.up(
+        *login(server), "--dns", "10.77.0.53", "--json", password="secret"
+    ) as tunnel:
+        client.machine.sh("mount -o remount,ro /etc")
+        done = tunnel.stop(number)
+
+    assert done.code == code, done.err
+    last = json.loads(done.out.splitlines()[-1])
+    assert (last["exit_code"], last["failure"]) == (code, "host")
+    assert "/etc" in last["error"]
+    # What could not be undone is still known, and is undone when it can be.
+    client.machine.sh("mount -o remount,rw /etc")
+    assert client.sevpn("cleanup").code == 0
+    assert client.machine.snapshot() == before
 
 
 def test_the_tunnel_tells_its_life_as_json(

@@ -64,12 +64,17 @@ def code_of(error: SevpnError) -> ExitCode:
     return _CODES[error.failure]
 
 
-def describe(error: SevpnError) -> dict[str, object]:
-    """Return *error* for programs: the JSON that `--json` prints on standard output."""
+def describe(error: SevpnError, *, code: int | None = None) -> dict[str, object]:
+    """Return *error* for programs: the JSON that `--json` prints on standard output.
+
+    Args:
+        error: What went wrong.
+        code: The exit code, if another than the error's own.
+    """
     facts: dict[str, object] = {
         "error": str(error),
         "failure": error.failure.value,
-        "exit_code": int(code_of(error)),
+        "exit_code": int(code_of(error) if code is None else code),
     }
     if isinstance(error, RefusedError):
         facts["server_error"] = error.code
@@ -81,10 +86,10 @@ def describe(error: SevpnError) -> dict[str, object]:
     return facts
 
 
-def report(error: SevpnError, *, as_json: bool) -> ExitCode:
-    """Print *error* as one line and return its exit code."""
+def report(error: SevpnError, *, as_json: bool, code: int | None = None) -> int:
+    """Print *error* as one line, and return *code*, or the error's own without one."""
     if as_json:
-        print(json.dumps(describe(error)), flush=True)  # noqa: T201 - the command's answer
+        print(json.dumps(describe(error, code=code)), flush=True)  # noqa: T201 - the command's answer
     else:
         print(f"sevpn: {error}", file=sys.stderr, flush=True)  # noqa: T201
-    return code_of(error)
+    return code_of(error) if code is None else code

@@ -15,7 +15,7 @@ import click
 
 from sevpn.cli.common import Output, command as make_command
 from sevpn.cli.detach import Parent, fork, handed_over, start_again
-from sevpn.cli.exit import ExitCode, code_of, report
+from sevpn.cli.exit import ExitCode, report
 from sevpn.cli.job import Prepared, prepare
 from sevpn.cli.options import given, tunnel_options
 from sevpn.cli.steps import Steps
@@ -121,8 +121,9 @@ def _code(
     output: Output,
 ) -> int:
     if restore_error is not None:
-        report(restore_error, as_json=output.as_json)
-        return 128 + received[0] if received else code_of(restore_error)
+        # Who ended us by a signal learns by the code that it was not clean.
+        code = 128 + received[0] if received else None
+        return report(restore_error, as_json=output.as_json, code=code)
     if error is not None:
         return report(error, as_json=output.as_json)
     return ExitCode.OK

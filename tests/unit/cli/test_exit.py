@@ -73,3 +73,18 @@ def test_people_get_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     report(ConfigError("wrong"), as_json=True)
     assert json.loads(capsys.readouterr().out)["exit_code"] == 65
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_end_by_a_signal_has_the_signals_code(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = HostError("not restored", operation="undo")
+
+    assert report(error, as_json=as_json, code=143) == 143
+
+    heard = capsys.readouterr()
+    if as_json:
+        assert json.loads(heard.out)["exit_code"] == 143
+    else:
+        assert heard.err == "sevpn: not restored\n"
