@@ -116,7 +116,7 @@ class Run(Generic[T]):
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the frames so far; those in none of the last four are held."""
+    """What became of the frames so far."""
 
     offered: int = 0
     """Frames that came in."""
@@ -134,7 +134,10 @@ class Counts:
     """Frames over the MTU."""
 
     held_back: int = 0
-    """Frames that were held back for others to overtake."""
+    """Frames that were held back for others to overtake; they count elsewhere, too."""
+
+    late_s: float = 0.0
+    """How late a frame was taken at worst, seconds: what the machine was busy."""
 
 
 @dataclass(order=True, slots=True)
@@ -237,5 +240,6 @@ class Line(Generic[T]):
             held = heapq.heappop(self._held)
             self._held_size -= held.size
             self.counts.taken += held.run.count
+            self.counts.late_s = max(self.counts.late_s, now - held.at)
             runs.append(held.run)
         return runs

@@ -298,6 +298,17 @@ def test_memory_is_bounded_whatever_the_queue_is() -> None:
     assert line.counts.dropped == 3
 
 
+def test_lateness_is_the_takers_and_the_worst_counts() -> None:
+    line: Line[str] = Line(Way(delay_s=1.0), seed=1)
+    for second in (0.0, 1.0, 2.0):
+        line.offer("a frame", single(100), second)
+
+    for now in (1.0, 2.25, 3.125):
+        line.take(now)
+
+    assert line.counts.late_s == 0.25
+
+
 def test_a_change_counts_from_the_next_frame_on_and_keeps_the_order() -> None:
     line: Line[str] = Line(Way(delay_s=1.0), seed=1)
     line.offer("slow", single(100), 0.0)

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long paths: what a tunnel makes of 100 ms and 500 Mbit/s, with and without loss.
+
+    client ── emulated link: 50 ms each way, 500 Mbit/s, queue 100 ms ── Debian's server
+      │                                                                   hub, TAP bridge
+    iperf3 ═══════════════════════ inside the tunnel ═══════════════════════ iperf3
+
+Run as root: `python -m bench.bench_link [--row NAME …] [--seconds N] [--rounds N]`.
+
+Congestion control is set by name on every socket that counts: inside the tunnel by
+iperf3, outside by taking the sockets of client and server from their processes, since
+the default of a machine is not the same everywhere and a namespace may not choose
+freely. The candidates of a row take turns; with loss a stream is so slow that they
+run side by side, each behind a link of its own.
+
+Source: pidfd_getfd(2), tcp(7).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import stat
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from sevpn.testing.lab import SERVER, Client, Hub, Network, Up
+from sevpn.testing.link import LinkSpec, Way
+from sevpn.testing.machine import Machine, eventually
+from sevpn.testing.peers import PEERS, Dnsmasq, SoftEtherServer, peer_environment
+from sevpn.testing.services import Iperf3
+
+CLEAN: Final = Way(delay_s=0.05, rate_bits_per_s=500e6, queue_s=0.1)
+LOSSY: Final = replace(CLEAN, loss=0.01)
+INNER: Final = ("198.51.100.1", "198.51.100.2")  # a server of iperf3 for each candidate
+
+LARGE: Final = (
+    32 << 20,
+    32 << 20,
+)  # tcp_wmem and tcp_rmem: four times what the path holds
+USUAL: Final = (4 << 20, 6 << 20)  # what Linux gives a machine with some memory
+
+OMIT_S: Final = 3  # a slow start to 500 Mbit/s takes two seconds
+WAYS: Final = {"outbound": False, "inbound": True}
+
+_GETFD: Final = 438  # pidfd_getfd: the same number on all architectures
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table."""
+
+    row: str
+    """What was measured."""
+
+    value: float
+    """The figure."""
+
+    unit: str
+    """Its unit."""
+
+    target: str
+    """What is promised; empty: nothing, it is there to compare."""
+
+    is_met: bool
+    """Whether the promise is kept."""
+
+
+def at_least(row: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(row, round(value, 3), unit, f">= {limit:g}", value >= limit)
+
+
+def plain(row: str, value: float, unit: str) -> Figure:
+    return Figure(row, round(value, 3), unit, "", True)  # noqa: FBT003 - nothing is promised
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One transfer of iperf3."""
+
+    machine: Machine
+    """Who asks for it."""
+
+    address: str
+    """With whom."""
+
+    streams: int
+    """TCP streams."""
+
+    is_inbound: bool
+    """Whether the client receives."""
+
+    congestion: str
+    """Of its streams."""
+
+
+class Site:
+    """The server at the far end, and how long to measure."""
+
+    def __init__(self, way: Way, *, seconds: int, rounds: int) -> None:
+        self.seconds = seconds
+        self.rounds = rounds
+        self.network = Network(link=LinkSpec.both(way))
+        machine = self.network.server
+        set_buffers(machine, LARGE)
+        self.server = SoftEtherServer(machine)
+        self.server.create_hub("WIRE")
+        self.hub = Hub(self.server, "WIRE", self.server.certificate_sha256())
+        self.hub.user("alice")
+        device = self.server.bridge_tap("WIRE", "wire", f"{INNER[0]}/24")
+        for address in INNER[1:]:
+            machine.sh(f"ip addr add {address}/24 dev {device}")
+        Dnsmasq(machine, device, ["dhcp-range=198.51.100.50,198.51.100.99,1h"])
+        for address in (SERVER, *INNER):
+            Iperf3(machine, address)
+
+    @contextlib.contextmanager
+    def tunnel(self, connections: int, congestion: str) -> Generator[Client]:
+        """Connect a client, and choose how its connections and the server's behave."""
+        with self.network.client() as client:
+            set_buffers(client.machine, LARGE)
+            options = ["--pin", self.hub.pin, "--user", "alice"]
+            if connections > 1:
+                options += ["--connections", str(connections)]
+            with client.up(self.hub.target, *options, password="secret") as up:
+                eventually(
+                    lambda: connection_count(up) >= connections,
+                    within_s=30 + 3 * connections,
+                    what=f"{connections} connections",
+                )
+                set_congestion(up.process.pid, congestion)
+                for pid in processes(self.network.server, "vpnserver"):
+                    set_congestion(pid, congestion)
+                check_congestion(client.machine, congestion, connections)
+                yield client
+                check_congestion(client.machine, congestion, connections)
+
+    def measure(self, *loads: Load) -> list[float]:
+        """Run transfers side by side and return what arrived, Mbit/s."""
+        running = [
+            load.machine.popen(self._iperf3(load), env=peer_environment())
+            for load in loads
+        ]
+        return [self._result(process) for process in running]
+
+    def _iperf3(self, load: Load) -> list[str | Path]:
+        return [
+            PEERS / "usr/bin/iperf3",
+            *("--client", load.address, "--json", "--congestion", load.congestion),
+            *("--time", str(self.seconds), "--omit", str(OMIT_S)),
+            *("--parallel", str(load.streams)),
+            *(["--reverse"] if load.is_inbound else []),
+        ]
+
+    def _result(self, process: subprocess.Popen[str]) -> float:
+        # Where a queue of seconds stands before the tunnel, the end waits behind it.
+        out, _ = process.communicate(timeout=self.seconds + OMIT_S + 120)
+        said = json.loads(out)
+        if "error" in said:
+            raise RuntimeError(f"iperf3: {said['error']}")
+        rate: float = said["end"]["sum_received"]["bits_per_second"]
+        return rate / 1e6
+
+
+def connection_count(up: Up) -> int:
+    count: int = (up.status().get("session") or {}).get("connections", 1)
+    return count
+
+
+def set_buffers(machine: Machine, sizes: tuple[int, int]) -> None:
+    """Set how large a TCP socket's buffers may grow on a machine, now and later."""
+    machine.sh(
+        f"echo 4096 65536 {sizes[0]} > /proc/sys/net/ipv4/tcp_wmem;"
+        f"echo 4096 131072 {sizes[1]} > /proc/sys/net/ipv4/tcp_rmem"
+    )
+
+
+def processes(machine: Machine, name: str) -> list[int]:
+    """Return the processes of a name on a machine."""
+    network = Path(f"/proc/{machine.pid}/ns/net").stat().st_ino
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_ours = (folder / "ns/net").stat().st_ino == network
+            if is_ours and (folder / "comm").read_text().strip() == name:
+                found.append(int(folder.name))
+    return found
+
+
+def set_congestion(pid: int, name: str) -> None:
+    """Set the congestion control of all TCP connections of a process."""
+    process = os.pidfd_open(pid)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile, or no TCP socket
+            copy: int = _libc.syscall(_GETFD, process, int(entry.name), 0)
+            if copy >= 0 and not stat.S_ISSOCK(os.fstat(copy).st_mode):
+                os.close(copy)
+                continue
+            if copy >= 0:
+                with socket.socket(fileno=copy) as taken:
+                    taken.setsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode()
+                    )
+    os.close(process)
+
+
+def check_congestion(machine: Machine, name: str, connections: int) -> None:
+    """Make sure that the tunnel's connections are what the row says."""
+    said = machine.sh(f"ss -tinH dst {SERVER} dport = 443")
+    names = [line.split() for line in said.splitlines() if "rtt:" in line]
+    assert len(names) == connections, f"{len(names)} connections, not {connections}"
+    assert all(name in words for words in names), f"not all are {name}: {said}"
+
+
+def has_congestion(name: str) -> bool:
+    known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+    return name in known.read_text().split()
+
+
+# --- rows --------------------------------------------------------------------
+
+
+def clean(seconds: int, rounds: int) -> Iterator[Figure]:
+    """No loss: one connection's share of the link, and that of no VPN."""
+    site = Site(CLEAN, seconds=seconds, rounds=rounds)
+    try:
+        with site.tunnel(1, "cubic") as client:
+            yield from _share(site, client, LARGE, "large buffers", limit=0.8)
+            yield from _share(site, client, USUAL, "usual buffers", limit=None)
+            assert client.link is not None
+            late_s = max(counts.late_s for counts in client.link.counts())
+            yield plain("the link itself was late at worst by", 1000 * late_s, "ms")
+    finally:
+        site.network.close()
+
+
+def _share(
+    site: Site,
+    client: Client,
+    buffers: tuple[int, int],
+    title: str,
+    *,
+    limit: float | None,
+) -> Iterator[Figure]:
+    for machine in (client.machine, site.network.server):
+        set_buffers(machine, buffers)
+    assert CLEAN.rate_bits_per_s is not None
+    for way, is_inbound in WAYS.items():
+        rates: dict[str, list[float]] = {}
+        for _ in range(site.rounds):
+            for name, address, streams in (
+                ("sevpn", INNER[0], 1),
+                ("sevpn, 8 streams", INNER[0], 8),
+                ("no VPN", SERVER, 1),
+            ):
+                load = Load(client.machine, address, streams, is_inbound, "cubic")
+                rates.setdefault(name, []).extend(site.measure(load))
+        for name, measured in rates.items():
+            row = f"100 ms, no loss, {title}, {way}: {name}"
+            share = statistics.median(measured) / (CLEAN.rate_bits_per_s / 1e6)
+            if limit is not None and name == "sevpn" and not is_inbound:
+                yield at_least(row, share, "of the link", limit)
+            else:
+                yield plain(row, share, "of the link")
+
+
+def lossy(seconds: int, rounds: int) -> Iterator[Figure]:
+    """1 % loss and cubic inside and outside: 8 connections against 1."""
+    yield from _lossy("cubic", seconds, rounds)
+
+
+def bbr(seconds: int, rounds: int) -> Iterator[Figure]:
+    """The same with BBR on the transport sockets."""
+    if not has_congestion("bbr"):
+        print("bbr: not in this kernel, no row", file=sys.stderr)
+        return
+    yield from _lossy("bbr", seconds, rounds)
+
+
+def _lossy(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
+    site = Site(LOSSY, seconds=seconds, rounds=rounds)
+    try:
+        with (
+            site.tunnel(1, congestion) as one,
+            site.tunnel(8, congestion) as eight,
+        ):
+            for way in WAYS:
+                for streams in (8, 1):
+                    yield from _compare(
+                        site, (one, eight), congestion, way, streams=streams
+                    )
+    finally:
+        site.network.close()
+
+
+def _compare(
+    site: Site,
+    clients: tuple[Client, Client],
+    congestion: str,
+    way: str,
+    *,
+    streams: int,
+) -> Iterator[Figure]:
+    loads = [
+        Load(client.machine, address, streams, WAYS[way], "cubic")
+        for client, address in zip(clients, INNER, strict=True)
+    ]
+    pairs: list[list[float]] = []
+    for _ in range(site.rounds):
+        if congestion == "cubic":  # some Mbit/s: they do not feel each other
+            pairs.append(site.measure(*loads))
+        else:
+            pairs.append([site.measure(load)[0] for load in loads])
+    where = f"100 ms, 1 % loss, {congestion}, {way}, {_count(streams, 'stream')}"
+    for name, rates in zip(
+        ("1 connection", "8 connections"), zip(*pairs, strict=True), strict=True
+    ):
+        yield plain(f"{where}: {name}", statistics.median(rates), "Mbit/s")
+    ratio = statistics.median(eight_ / one_ for one_, eight_ in pairs)
+    limit = {8: 3.0, 1: 0.9}[streams]
+    row = f"{where}: 8 connections : 1"
+    is_promised = congestion == "cubic" and way == "outbound"
+    yield at_least(row, ratio, "x", limit) if is_promised else plain(row, ratio, "x")
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+ROWS: Final[dict[str, Callable[[int, int], Iterator[Figure]]]] = {
+    "clean": clean,
+    "lossy": lossy,
+    "bbr": bbr,
+}
+
+
+def rows(
+    names: Sequence[str] = tuple(ROWS), *, seconds: int = 10, rounds: int = 3
+) -> Iterator[Figure]:
+    """Measure, and yield each figure as soon as it is known; needs root.
+
+    Args:
+        names: Which rows: `clean`, `lossy`, `bbr`.
+        seconds: Length of a transfer, the omitted beginning apart; three times as
+            long where chance decides.
+        rounds: Turns of each candidate; the median counts.
+    """
+    for name in names:
+        yield from ROWS[name](seconds if name == "clean" else 3 * seconds, rounds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--row", action="append", choices=list(ROWS), help="only this; may be repeated"
+    )
+    parser.add_argument("--seconds", type=int, default=10, help="of one transfer [10]")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each [3]")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("this needs root, to make network namespaces", file=sys.stderr)
+        return 78
+    is_met = True
+    began_at = time.monotonic()
+    for figure in rows(
+        options.row or tuple(ROWS), seconds=options.seconds, rounds=options.rounds
+    ):
+        is_met &= figure.is_met
+        show(figure, as_json=options.json)
+    print(f"{time.monotonic() - began_at:.0f} s", file=sys.stderr)
+    return 0 if is_met else 1
+
+
+def show(figure: Figure, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(figure)), flush=True)
+        return
+    verdict = "" if not figure.target else "ok" if figure.is_met else "MISSED"
+    print(
+        f"{figure.row:<65} {figure.value:>9.3f} {figure.unit:<12} {figure.target:<8} {verdict}".rstrip(),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
