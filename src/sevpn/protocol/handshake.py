@@ -6,14 +6,13 @@ Layer: protocol; pure, no deadlines of its own. Runs in: the control thread.
     ┌──────────────────┐ Hello: send Login, HelloReceived ┌────────────────┐ Welcome, Welcomed
     │ AWAITING_HELLO   │ ───────────────────────────────> │ AWAITING_ANSWER│ ───────────────> OVER
     │ (signature sent) │                                  │  (Login sent)  │ redirect, Redirected
-    └──┬────────────┬──┘                                  └──┬──────────┬──┘ ───────────────> OVER
-       └─ noop: stay┘                                        └noop: stay┘
-    refusal, malformed bytes, end of the stream ──> raised from either state, then OVER
+    └──────────────────┘                                  └────────────────┘ ───────────────> OVER
 
-The server may send session bytes right behind the Welcome, in the same read:
-they come with the event. After OVER the connection belongs to the session, or
-is to be closed. Whoever drives the machine bounds the time, because a server may
-send noops for as long as it waits for another one to check the password.
+Noops, refusals and malformed bytes are as `conversation.py` says. The server may
+send session bytes right behind the Welcome, in the same read: they come with the
+event. After OVER the connection belongs to the session, or is to be closed.
+Whoever drives the machine bounds the time, because a server may send noops for as
+long as it waits for another one to check the password.
 
 Source: docs/reference/protocol.md#conversation; SoftEtherVPN, Cedar/Protocol.c,
 ClientConnect().
@@ -21,25 +20,13 @@ ClientConnect().
 
 from __future__ import annotations
 
-import contextlib
-import enum
 import ipaddress
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-from sevpn.errors import (
-    ConnectionLostError,
-    Failure,
-    LocalProtocolError,
-    RefusedError,
-    RemoteProtocolError,
-    SevpnError,
-)
-from sevpn.protocol.codes import error_from_code
+from sevpn.errors import RemoteProtocolError
+from sevpn.protocol.conversation import Conversation, HelloReceived
 from sevpn.protocol.credentials import Credentials
-from sevpn.protocol.envelope import pack_request, signature_request
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.messages import (
     Hello,
@@ -47,27 +34,12 @@ from sevpn.protocol.messages import (
     ServerRefusal,
     SessionOptions,
     Welcome,
-    decode_hello,
     decode_login_answer,
     encode_login,
-    is_noop,
 )
-from sevpn.wire.http import MAX_BODY_SIZE, HttpReader, Response
-from sevpn.wire.pack import Pack, decode_pack
-from sevpn.wire.text import display_line
+from sevpn.wire.pack import Pack
 
 __all__ = ["ClientHandshake", "Event", "HelloReceived", "Redirected", "Welcomed"]
-
-_MAX_HELLO_SIZE: Final = 8192
-"""Bytes of the Hello's Pack. Our choice; a Hello and its padding have at most 1400."""
-
-
-@dataclass(frozen=True, slots=True)
-class HelloReceived:
-    """The server is a SoftEther server; the Login is in `data_to_send()`."""
-
-    hello: Hello
-    """What it says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +65,8 @@ Event = HelloReceived | Welcomed | Redirected
 """What the machine tells its driver."""
 
 
-class _State(enum.Enum):
-    """Drawn in the module."""
-
-    AWAITING_HELLO = enum.auto()
-    AWAITING_ANSWER = enum.auto()
-    OVER = enum.auto()
-
-
-class ClientHandshake:
-    """One handshake on one connection; see the module for its states.
-
-    Send what :meth:`data_to_send` returns, give what comes to
-    :meth:`receive_data`, its end to :meth:`receive_eof`, and take the events.
-    What comes out does not depend on where the server's bytes were cut.
+class ClientHandshake(Conversation[Welcomed | Redirected]):
+    """One login on one connection.
 
     Args:
         host: The server's address as text, for the Host header.
@@ -131,182 +91,41 @@ class ClientHandshake:
         options: SessionOptions | None = None,
         server: str | None = None,
     ) -> None:
-        self._host = host
-        self._hub = hub
-        self._user = credentials.user
+        super().__init__(
+            host=host,
+            hub=hub,
+            user=credentials.user,
+            random=random,
+            date=date,
+            server=server,
+            request="the login",
+        )
         self._credentials: Credentials | None = credentials
         self._identity = identity
-        self._random = random
-        self._date = date
         self._options = options or SessionOptions()
-        self._server = server or host
-        self._state = _State.AWAITING_HELLO
-        self._events: deque[Event] = deque()
-        self._outgoing = signature_request(host=host)
-        self._reader = HttpReader("client", _MAX_HELLO_SIZE)
 
-    def data_to_send(self) -> bytes:
-        """Return, and forget, the bytes that the server is to get now; often none."""
-        data, self._outgoing = self._outgoing, b""
-        return data
-
-    def next_event(self) -> Event | None:
-        """Return, and forget, the oldest event; None if there is none."""
-        return self._events.popleft() if self._events else None
-
-    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes of the server.
-
-        Raises:
-            RemoteProtocolError: They are no answer of a SoftEther server.
-            RefusedError: The server said no; which subclass, says its number.
-            ConfigError: The hub's name cannot be sent.
-            LocalProtocolError: The machine was over: after any of these, or
-                after Welcomed, when the bytes belong to the session.
-
-        After an error the machine is over; close the connection.
-        """
-        self._check_not_over()
-        self._reader.feed(data)
-        try:
-            self._read_messages()
-        except SevpnError:
-            self._end()
-            raise
-
-    def receive_eof(self) -> None:
-        """Take the end of the server's bytes; always raises.
-
-        Raises:
-            ConnectionLostError: PEER before the Hello, TEMPORARY after it.
-            RemoteProtocolError: It ended in the middle of a foreign answer.
-            LocalProtocolError: The machine was over.
-        """
-        self._check_not_over()
-        is_before_hello = self._state is _State.AWAITING_HELLO
-        self._end()
-        pending = self._reader.pending
-        if isinstance(pending, Response) and not pending.carries_pack:
-            raise self._foreign(pending)
-        if is_before_hello:
-            raise ConnectionLostError(
-                f"{self._server} closed the connection before its Hello: "
-                "check that host and port belong to a SoftEther VPN server",
-                failure=Failure.PEER,
-            )
-        raise ConnectionLostError(
-            f"{self._server} closed the connection before it answered the login: "
-            "it may be restarting; try again",
-            failure=Failure.TEMPORARY,
-        )
-
-    def _check_not_over(self) -> None:
-        if self._state is _State.OVER:
-            raise LocalProtocolError("the handshake was used after its end")
-
-    def _end(self) -> None:
-        self._state = _State.OVER
-        self._credentials = None
-        self._outgoing = b""
-
-    def _read_messages(self) -> None:
-        while self._state is not _State.OVER:
-            with self._explained():
-                message = self._reader.next_message()
-            if message is None:
-                return
-            assert isinstance(message, Response)  # the reader's role
-            if not message.carries_pack:
-                raise self._foreign(message)
-            with self._explained():
-                event = self._take_pack(decode_pack(message.body))
-            if event is not None:
-                self._events.append(event)
-
-    def _take_pack(self, pack: Pack) -> Event | None:
-        if is_noop(pack):
-            return None
-        if self._state is _State.AWAITING_HELLO:
-            return self._take_hello(decode_hello(pack))
-        return self._take_answer(decode_login_answer(pack, options=self._options))
-
-    def _take_hello(self, hello: Hello | ServerRefusal) -> Event:
-        if isinstance(hello, ServerRefusal):
-            raise self._refused(hello)
-        assert self._credentials is not None  # only forgotten below and at the end
-        login = encode_login(
+    def _ask(self, hello: Hello) -> Pack:
+        assert self._credentials is not None  # only forgotten afterwards, or at the end
+        return encode_login(
             hub=self._hub,
             credentials=self._credentials,
             identity=self._identity,
             hello=hello,
             options=self._options,
         )
-        self._credentials = None
-        self._outgoing += pack_request(
-            login, host=self._host, random=self._random, date=self._date
-        )
-        self._reader.max_body = MAX_BODY_SIZE
-        self._state = _State.AWAITING_ANSWER
-        return HelloReceived(hello)
 
-    def _take_answer(self, answer: Welcome | Redirect | ServerRefusal) -> Event:
+    def _forget(self) -> None:
+        self._credentials = None
+
+    def _take_answer(self, pack: Pack) -> Welcomed | Redirected | ServerRefusal:
+        answer = decode_login_answer(pack, options=self._options)
         if isinstance(answer, ServerRefusal):
-            raise self._refused(answer)
-        self._state = _State.OVER
+            return answer
         if isinstance(answer, Redirect):
             if answer.address.is_loopback and not _is_loopback(self._host):
                 raise RemoteProtocolError("the redirect leads to this host itself")
             return Redirected(answer)
         return Welcomed(answer, self._reader.trailing())
-
-    # --- what is said about trouble ---
-
-    def _refused(self, refusal: ServerRefusal) -> RefusedError:
-        return error_from_code(
-            refusal.code,
-            hub=self._hub,
-            user=self._user,
-            host=self._server,
-            no_save_password=refusal.no_save_password,
-        )
-
-    def _foreign(self, answer: Response) -> RemoteProtocolError:
-        facts = [repr(answer.status_line)]
-        for name in ("Server", "Location"):
-            value = answer.header(name)
-            if value:
-                facts.append(f"{name}: {display_line(value, 80)}")
-        if answer.body:
-            facts.append(repr(display_line(answer.body[:200], 80)))
-        return RemoteProtocolError(
-            f"{self._server} answered like {_likely_kind(answer)}, not like a SoftEther VPN server "
-            f"({', '.join(facts)}): check host and port, and whether this network needs a login or inspects TLS"
-        )
-
-    @contextlib.contextmanager
-    def _explained(self) -> Generator[None, None, None]:
-        """Say who broke the rules, and when, around what the reader or decoder says."""
-        stage = self._state
-        try:
-            yield
-        except RemoteProtocolError as error:
-            if stage is _State.AWAITING_HELLO:
-                raise RemoteProtocolError(
-                    f"{self._server} does not talk like a SoftEther VPN server: {error}; check host and port"
-                ) from error
-            raise RemoteProtocolError(
-                f"{self._server} answered the login with something malformed: {error}; "
-                "report this with the server's version"
-            ) from error
-
-
-def _likely_kind(answer: Response) -> str:
-    """Return what may stand where a SoftEther server was expected."""
-    if answer.status == 511 or 300 <= answer.status < 400:
-        return "a captive portal or a web server"
-    if answer.status == 407 or answer.header("Via"):
-        return "a proxy"
-    return "a web server, a captive portal or a proxy that inspects TLS"
 
 
 def _is_loopback(host: str) -> bool:
