@@ -224,6 +224,8 @@ class Merger:
         elif ethertype == IPV6:
             if self._data[at + 20] != TCP:
                 return self._look_behind(at)
+            if self._data[at + 14] >> 4 != 6:
+                return STRANGE
             self._tcp_at = at + ETH_SIZE + 40
             end = self._tcp_at + get16(self._data, at + 18)
         else:
@@ -345,10 +347,11 @@ class Merger:
             or count == MAX_PIECES
             or head_size + self._payload[flow] + self._body_size > MAX_PACKET
             or get32(self._data, self._tcp_at + 4) != self._next[flow]
-            # Acknowledgement; header size and flags but PSH; window; options.
+            # Acknowledgement; header size and flags but PSH; window; urgent pointer; options.
             or not is_same(self._data, tcp + 8, self._data, self._tcp_at + 8, 5)
             or self._data[tcp + 13] != self._data[self._tcp_at + 13] & ~PSH
             or not is_same(self._data, tcp + 14, self._data, self._tcp_at + 14, 2)
+            or not is_same(self._data, tcp + 18, self._data, self._tcp_at + 18, 2)
             or not is_same(
                 self._data,
                 tcp + 20,
