@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from sevpn.dataplane.path import is_compiled
+from sevpn.testing.certs import Authority, make_authority
 
 
 @pytest.fixture(params=["python", "compiled"])
@@ -15,3 +16,9 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "compiled" and not is_compiled():
         pytest.skip("the kernel is not compiled: there is no C compiler")
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of the file's own."""
+    return make_authority(tmp_path_factory.mktemp("ca"))

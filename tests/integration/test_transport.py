@@ -39,17 +39,11 @@ from sevpn.errors import (
     SilenceError,
     TlsError,
 )
-from sevpn.testing.certs import Authority, BadKind, make_authority
+from sevpn.testing.certs import Authority, BadKind
 from sevpn.transport.dial import dial
 from sevpn.transport.resolve import Address, Family, interleave, resolve
 from sevpn.transport.stream import open_stream
 from sevpn.transport.tls import TrustPolicy, certificate_refused, client_context
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("ca"))
-
 
 # --- trust -------------------------------------------------------------------
 

@@ -39,16 +39,11 @@ from sevpn.errors import (
     ResolveError,
     SilenceError,
 )
-from sevpn.testing.certs import Authority, make_authority
+from sevpn.testing.certs import Authority
 from sevpn.transport.dial import dial
 from sevpn.transport.resolve import Address, resolve
 from sevpn.transport.stream import open_stream
 from sevpn.transport.tls import TrustPolicy
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("ca"))
 
 
 def sockets() -> int:

@@ -12,27 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from leftovers import nothing_is_left, pytest_assertrepr_compare
 from sevpn.testing.lab import Client, Hub, Network
-from sevpn.testing.machine import Snapshot, host_facts, open_machines
 from sevpn.testing.peers import SoftEtherServer
 
+__all__ = ["nothing_is_left", "pytest_assertrepr_compare"]
+
 _numbers = itertools.count(1)
-
-
-def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Show two unlike snapshots as what was lost and gained."""
-    if op == "==" and isinstance(left, Snapshot) and isinstance(right, Snapshot):
-        return ["the machine is not as it was:", *right.difference(left)]
-    return None
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """Whatever the tests of this folder made is gone when they have ended."""
-    before = host_facts()
-    yield
-    assert open_machines() == []
-    assert host_facts() == before
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests in namespaces share: machines are compared readably, and nothing is left."""
+"""What tests in namespaces share: a network with our own server, and a client on it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from sevpn.testing.machine import Snapshot, host_facts, open_machines
+from leftovers import nothing_is_left, pytest_assertrepr_compare
+from sevpn.testing.lab import Client, EmbeddedServer, Network
+
+__all__ = ["nothing_is_left", "pytest_assertrepr_compare"]
 
 
-def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Show two unlike snapshots as what was lost and gained."""
-    if op == "==" and isinstance(left, Snapshot) and isinstance(right, Snapshot):
-        return ["the machine is not as it was:", *right.difference(left)]
-    return None
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    made = Network()
+    yield made
+    made.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """Whatever the tests of this folder made is gone when they have ended."""
-    before = host_facts()
-    yield
-    assert open_machines() == []
-    assert host_facts() == before
+@pytest.fixture
+def client(network: Network) -> Iterator[Client]:
+    with network.client() as made:
+        yield made
+
+
+@pytest.fixture
+def server(network: Network) -> Iterator[EmbeddedServer]:
+    """Our own server, with nothing that goes wrong."""
+    made = EmbeddedServer(network.server)
+    yield made
+    made.stop()

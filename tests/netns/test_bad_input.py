@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,6 @@ ENDLESS = "b'HTTP/1.1 200 OK\\r\\nX: ' + b'x' * 100000"
 HUGE = "b'HTTP/1.1 200 OK\\r\\nContent-Type: application/octet-stream\\r\\nContent-Length: 99999999999\\r\\n\\r\\n'"
 OVERSIZED_BLOCK = "bytes.fromhex('00000001 00000c81') + bytes(3201)"
 OVERSIZED_KEEPALIVE = "bytes.fromhex('ffffffff 00000201') + bytes(513)"
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    made = Network()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(network: Network) -> Iterator[Client]:
-    with network.client() as made:
-        yield made
 
 
 @dataclass

@@ -6,37 +6,16 @@ from __future__ import annotations
 import functools
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network, Up
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Up
 from sevpn.testing.machine import eventually
 
 pytestmark = [pytest.mark.netns, pytest.mark.soak, pytest.mark.timeout(1500)]
 
 GATEWAY = "10.77.0.254"
 ALL = ("--accept-default-gateway", "--dns", "10.77.0.53")
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    made = Network()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(network: Network) -> Iterator[EmbeddedServer]:
-    made = EmbeddedServer(network.server)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def client(network: Network) -> Iterator[Client]:
-    with network.client() as made:
-        yield made
 
 
 def login(server: EmbeddedServer) -> tuple[str, ...]:

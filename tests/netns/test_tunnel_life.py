@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,26 +17,6 @@ pytestmark = pytest.mark.netns
 
 TARGET = f"{SERVER}/TEST"
 GATEWAY = "10.77.0.254"
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    made = Network()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(network: Network) -> Iterator[Client]:
-    with network.client() as made:
-        yield made
-
-
-@pytest.fixture
-def server(network: Network) -> Iterator[EmbeddedServer]:
-    made = EmbeddedServer(network.server)
-    yield made
-    made.stop()
 
 
 def login(server: EmbeddedServer) -> tuple[str, ...]:

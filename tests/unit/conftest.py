@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the unit tests share: laws are tested by examples, and not by the clock."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail: how long an example takes says nothing about
+# the law. In CI hypothesis brings settings of its own, which stay otherwise.
+settings.register_profile(
+    "unhurried",
+    settings(),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("unhurried")
