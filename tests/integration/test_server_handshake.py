@@ -186,7 +186,7 @@ async def test_a_password_login_is_welcomed() -> None:
 
 
 @asynchronous
-async def test_qos_and_compression_are_not_granted() -> None:
+async def test_connections_and_qos_are_granted_and_compression_is_not() -> None:
     async with a_server() as server:
         wishes = (
             integer("max_connection", 8),
@@ -198,9 +198,10 @@ async def test_qos_and_compression_are_not_granted() -> None:
             server, login_pack("TEST", "alice", 0, *wishes)
         )
 
-        for name in ("qos", "use_compress", "half_connection"):
-            assert client.welcome.get_int(name) == 0
-        assert client.welcome.get_int("max_connection") == 1
+        assert client.welcome.get_int("qos") == 1
+        assert client.welcome.get_int("half_connection") == 1
+        assert client.welcome.get_int("use_compress") == 0
+        assert client.welcome.get_int("max_connection") == 8
         assert client.welcome.get_int("use_encrypt") == 1
         await client.close()
 

@@ -146,6 +146,9 @@ class Faults:
         """Sessions get 128 frames and then none for 256 ms, unless the client says
         something: what official servers do to one-way bursts. Beyond 1024 waiting
         frames are lost."""
+        self.connections_end_together = False
+        """A connection of a session that ends takes the others with it: what official
+        servers before 5.02.5185 with OpenSSL 3 do where no close_notify came."""
         self.drops_frames = False
         """Hubs deliver nothing: the session lives, the network behind it does not."""
 

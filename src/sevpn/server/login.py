@@ -117,6 +117,12 @@ class Granted:
     max_connections: int
     """How many connections it may have."""
 
+    is_half_duplex: bool
+    """Whether each of them has one direction."""
+
+    has_qos: bool
+    """Whether urgent frames have a connection of their own."""
+
     unique_id: bytes
     """16 bytes, or none if none were sent."""
 
@@ -129,7 +135,6 @@ def decide(
     *,
     challenge: bytes,
     find_hub: Callable[[str], HubView | None],
-    max_connections: int = 1,
 ) -> Granted | Refused:
     """Decide about a login.
 
@@ -137,7 +142,6 @@ def decide(
         login: What was asked.
         challenge: The 20 bytes of this connection's Hello.
         find_hub: Returns the hub of a name, whatever its case.
-        max_connections: How many connections this server grants at most.
     """
     hub = find_hub(login.hub)
     if hub is None:
@@ -158,12 +162,24 @@ def decide(
         hub=hub.config.name,
         user=user,
         policy=policy.for_session(is_bridge=login.needs_bridge_mode),
-        max_connections=min(
-            login.options.max_connections, policy.max_connections, max_connections
-        ),
+        max_connections=_connections(login, policy),
+        is_half_duplex=login.options.half_connection,
+        has_qos=_has_qos(login, policy),
         unique_id=login.unique_id,
         client=login.client_product,
     )
+
+
+def _has_qos(login: LoginRequest, policy: Policy) -> bool:
+    return login.options.qos and not policy.no_qos
+
+
+def _connections(login: LoginRequest, policy: Policy) -> int:
+    """Return how many connections are granted: what was granted besides needs a few."""
+    least = (2 if login.options.half_connection else 1) * (
+        2 if _has_qos(login, policy) else 1
+    )
+    return max(least, min(login.options.max_connections, policy.max_connections))
 
 
 def _check_proof(login: LoginRequest, user: User | None, challenge: bytes) -> int:

@@ -67,6 +67,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONNECTIONS)] = 32
     """Most connections of a session."""
 
+    no_qos: bool = False
+    """No connection of their own for urgent frames."""
+
     multi_logins: _Count = 0
     """Most sessions of the user at once; 0 is no limit."""
 
@@ -111,9 +114,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "CheckMac": self.check_mac,
             "CheckIP": self.check_ip,
             "PrivacyFilter": self.privacy_filter,
-            # Nothing here limits broadcasts; and there is no QoS to be had.
-            "NoBroadcastLimiter": True,
-            "NoQoS": True,
+            "NoBroadcastLimiter": True,  # nothing here limits broadcasts
+            "NoQoS": self.no_qos,
             "MaxConnection": self.max_connections,
             "TimeOut": self.timeout_s,
             "MaxMac": self.max_mac,

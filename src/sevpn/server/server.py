@@ -13,7 +13,7 @@ Layer: server. Runs in: one event loop; everything here is called on it.
     await server.stop()
 
 It is a real server of the protocol, but a small one: for labs, demos and tests. It
-offers neither QoS nor compression, nor a stream outside TLS, and answers so.
+offers no compression, nor a stream outside TLS, and answers so.
 
 Source: docs/reference/serve.md.
 """
@@ -29,8 +29,8 @@ from typing import Any, Final, Self
 
 from sevpn.errors import HostError, RemoteProtocolError
 from sevpn.log import get_logger
+from sevpn.protocol.joining import Direction, decode_join, encode_join_answer
 from sevpn.protocol.messages import (
-    SESSION_KEY_SIZE,
     Welcome,
     decode_login,
     encode_error,
@@ -48,7 +48,8 @@ from sevpn.server.gateway import GatewayPort
 from sevpn.server.hub import Hub
 from sevpn.server.listener import Admission, serve_connection
 from sevpn.server.login import Code, Refused, decide
-from sevpn.server.session import Session
+from sevpn.server.session import Ending, Session
+from sevpn.server.stream import Stream
 from sevpn.server.tap import TapPort
 from sevpn.wire.pack import Pack, integer, text
 from sevpn.wire.text import display_line
@@ -288,6 +289,10 @@ class Server:
         """End a session's connections; the session lingers. See :meth:`Session.cut`."""
         session.cut(reset=reset, is_noticed=is_noticed)
 
+    def kill(self, session: Session, number: int | None = None, *, how: Ending) -> None:
+        """End one connection of a session, which goes on. See :meth:`Session.kill`."""
+        session.kill(number, how=how)
+
     def set_hub_online(self, name: str, *, is_online: bool) -> None:
         """Turn a hub on or off; its sessions end when it goes off."""
         hub = self.hubs[name.lower()]
@@ -346,9 +351,7 @@ class Server:
         self._tell(
             "login", session=session.name, hub=decided.hub, client=decided.client
         )
-        return Admission(
-            encode_welcome(self._welcome(session, hub)), session.join, session.cut
-        )
+        return _admission(encode_welcome(self._welcome(session, hub)), session)
 
     def _welcome(self, session: Session, hub: HubRuntime) -> Welcome:
         self._connection_number += 1
@@ -360,16 +363,18 @@ class Server:
             timeout_s=session.timeout_s,
             use_encrypt=True,
             use_compress=False,
-            half_connection=False,
-            qos=False,
+            half_connection=session.is_half_duplex,
+            qos=session.has_qos,
             vlan_id=0,
             message=hub.config.message,
             policy=session.policy.announced(),
         )
 
     def _admit_connection(self, login: Pack) -> Admission | Pack:
-        key = login.get_data("session_key")
-        if len(key) != SESSION_KEY_SIZE:
+        try:
+            key = decode_join(login)
+        except RemoteProtocolError as error:
+            log.debug("request to join is not whole", cause=error)
             return encode_error(Code.PROTOCOL)
         session = next(
             (
@@ -383,8 +388,8 @@ class Server:
             return encode_error(Code.NO_SESSION)
         if session.connection_count >= session.max_connections:
             return encode_error(Code.TOO_MANY_CONNECTIONS)
-        answer = Pack((integer("error", 0), integer("direction", 0)))
-        return Admission(answer, session.join, lambda: None)
+        direction = session.reserve()
+        return _admission(encode_join_answer(direction), session, direction)
 
     # --- tasks ------------------------------------------------------------------
 
@@ -462,3 +467,15 @@ class Server:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the server failed", cause=error)
+
+
+def _admission(
+    answer: Pack, session: Session, direction: Direction | None = None
+) -> Admission:
+    """Return the admission of a connection to a session that has reserved its place."""
+    way = session.first_direction if direction is None else direction
+
+    def take(stream: Stream, trailing: bytes) -> None:
+        session.join(stream, trailing, way)
+
+    return Admission(answer, take, lambda: session.release(way))

@@ -9,6 +9,11 @@ Layer: server. Runs in: the event loop.
                                    └────────── additional_connect ──────────┘ │
     (nothing) <──── nothing heard for the time-out, or disconnect ────────────┘
 
+A session may have several connections. In a half-duplex one each has one direction,
+the first from the client to here. Frames to the client go, batch by batch, on the
+connection that was late least often, and of several such on the youngest; with QoS
+the youngest of all carries the urgent ones alone.
+
 A ghost keeps its name, its entries in the hub's tables and its key for the rest of
 the time-out, since there is no way to log out. It does not count against
 MultiLogins, while a session whose client has vanished without a FIN does: its
@@ -25,11 +30,13 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, assert_never, cast
+from typing import Final, Literal, assert_never, cast
 
 from sevpn.dataplane.buffers import BlockCutter, join_batch
-from sevpn.errors import RemoteProtocolError
+from sevpn.dataplane.plain import is_prior
+from sevpn.errors import LocalProtocolError, RemoteProtocolError
 from sevpn.log import get_logger
+from sevpn.protocol.joining import Direction, next_direction
 from sevpn.protocol.messages import SESSION_KEY_SIZE
 from sevpn.protocol.session import (
     CloseConnection,
@@ -43,7 +50,7 @@ from sevpn.server.login import Granted
 from sevpn.server.stream import Stream
 from sevpn.wire.block import FULL_BATCH, encode_keepalive
 
-__all__ = ["Session", "SessionCounters"]
+__all__ = ["Ending", "Session", "SessionCounters"]
 
 log = get_logger(__name__)
 
@@ -51,7 +58,9 @@ _NAP_S: Final = 0.256
 _MAX_WAITING: Final = 1024
 _QUOTA: Final = 2_560_000
 _SMALLEST_QUOTA: Final = 320_000
-_SMALLEST_BULK: Final = 34
+
+Ending = Literal["fin", "reset", "silence"]
+"""How one connection dies: the last one as if its cable were cut."""
 
 
 @dataclass(slots=True)
@@ -80,7 +89,12 @@ class _Connection:
 
     number: int
     stream: Stream
+    direction: Direction
     cutter: BlockCutter = field(default_factory=BlockCutter)
+    late_count: int = 0
+    """Batches since it last took all that it was given at once."""
+    is_dead: bool = False
+    """Whether nothing of it arrives any more, at either end: a fault."""
 
 
 class Session(Port):
@@ -116,6 +130,10 @@ class Session(Port):
         """Lets further connections join; a secret."""
         self.max_connections = granted.max_connections
         """How many it may have."""
+        self.is_half_duplex = granted.is_half_duplex
+        """Whether each of them has one direction."""
+        self.has_qos = granted.has_qos
+        """Whether urgent frames have a connection of their own."""
         self.timeout_s = float(granted.policy.timeout_s)
         """Seconds of silence after which it ends."""
         self.is_over = False
@@ -128,9 +146,11 @@ class Session(Port):
         self._timers = SessionTimers(timeout_s=self.timeout_s, now=clock())
         self._connections: dict[int, _Connection] = {}
         self._made_count = 0
-        # Connections that count and are not there: the first one, until it joins; and
-        # those of a vanished client, which the server does not know are dead.
-        self._phantoms = 1
+        self._senders: list[_Connection] = []  # those to the client, oldest first
+        # Connections that are about to join; they count, as the first one does already.
+        self._reserved: list[Direction] = [self.first_direction]
+        # Those of a vanished client, which the server does not know are dead.
+        self._phantoms = 0
         # Frames that wait for a sleeping session: the fault sleeps_on_bursts.
         self._waiting: deque[FrameBytes] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -142,7 +162,32 @@ class Session(Port):
     @property
     def connection_count(self) -> int:
         """Its connections, as far as the server knows."""
-        return len(self._connections) + self._phantoms
+        return len(self._connections) + len(self._reserved) + self._phantoms
+
+    @property
+    def first_direction(self) -> Direction:
+        """Which way the first connection carries frames; nobody is told."""
+        return Direction.TO_SERVER if self.is_half_duplex else Direction.BOTH
+
+    @property
+    def connections(self) -> dict[int, Direction]:
+        """The numbers of the connections that are there, oldest first, and their directions."""
+        return {number: one.direction for number, one in self._connections.items()}
+
+    @property
+    def sent_bytes(self) -> dict[int, int]:
+        """Bytes sent inside TLS on each connection."""
+        return {
+            number: one.stream.sent_bytes for number, one in self._connections.items()
+        }
+
+    @property
+    def received_bytes(self) -> dict[int, int]:
+        """Bytes received inside TLS on each connection."""
+        return {
+            number: one.stream.received_bytes
+            for number, one in self._connections.items()
+        }
 
     @property
     def peers(self) -> tuple[tuple[str, int], ...]:
@@ -153,23 +198,47 @@ class Session(Port):
 
     # --- connections ------------------------------------------------------------
 
-    def join(self, stream: Stream, trailing: bytes) -> None:
+    def reserve(self) -> Direction:
+        """Promise a place to one more connection, and say which way it will carry frames."""
+        direction = Direction.BOTH
+        if self.is_half_duplex:
+            known = (one.direction for one in self._connections.values())
+            direction = next_direction([*known, *self._reserved])
+        self._reserved.append(direction)
+        return direction
+
+    def release(self, direction: Direction) -> None:
+        """Take back a promise: the connection ended before it could join."""
+        if direction in self._reserved:
+            self._reserved.remove(direction)
+
+    def join(
+        self, stream: Stream, trailing: bytes, direction: Direction = Direction.BOTH
+    ) -> None:
         """Take a connection whose handshake is done.
 
         Args:
             stream: The connection; the session owns it from here on.
             trailing: What was read past the handshake.
+            direction: As it was promised.
         """
+        self.release(direction)
         if self.is_over or stream.is_closed:
             stream.close()
-            self.cut()
             return
         self._made_count += 1
         number = self._made_count
         self._phantoms = 0
-        connection = _Connection(number, stream)
+        connection = _Connection(number, stream, direction)
         self._connections[number] = connection
-        self._timers.added(number, self._clock())
+        if direction.carries_to_client:
+            self._senders.append(connection)
+        self._timers.added(
+            number,
+            self._clock(),
+            may_send=direction.carries_to_client,
+            may_receive=direction.carries_to_server,
+        )
         stream.start(
             lambda data: self._received(connection, data),
             lambda cause: self._lost(connection, cause),
@@ -190,13 +259,41 @@ class Session(Port):
         """
         if is_noticed:
             self._phantoms = 0
+            self._reserved.clear()
         for connection in tuple(self._connections.values()):
             connection.stream.close(reset=reset)
-            self._connections.pop(connection.number)
+            self._forget(connection)
             if is_noticed:
                 self._timers.removed(connection.number)
             else:
                 self._phantoms += 1
+
+    def kill(self, number: int | None = None, *, how: Ending) -> None:
+        """End one connection; the session goes on with the others, if there are any.
+
+        Args:
+            number: Which one, see :attr:`connections`; the youngest if None.
+            how: With FIN, with RST, or by silence in both directions, which both
+                ends notice after the time-out.
+
+        Raises:
+            LocalProtocolError: There is no such connection.
+        """
+        found = next(reversed(self._connections), 0) if number is None else number
+        connection = self._connections.get(found)
+        if connection is None:
+            raise LocalProtocolError(f"session {self.name} has no connection {found}")
+        if how == "silence":
+            connection.is_dead = True
+            connection.stream.pause()
+            return
+        connection.stream.close(reset=how == "reset")
+        self._lost(connection, f"a fault: {how}")
+
+    def _forget(self, connection: _Connection) -> None:
+        del self._connections[connection.number]
+        if connection in self._senders:
+            self._senders.remove(connection)
 
     def end(self) -> None:
         """End the session for good, with FIN and without a reason."""
@@ -207,14 +304,14 @@ class Session(Port):
     def set_reading(self, *, is_reading: bool) -> None:
         """Stop or go on reading what the client sends."""
         for connection in self._connections.values():
-            if is_reading:
+            if is_reading and not connection.is_dead:
                 connection.stream.resume()
             else:
                 connection.stream.pause()
 
     def write_raw(self, data: bytes) -> None:
-        """Send bytes that need not be a batch, on the youngest connection."""
-        for connection in tuple(self._connections.values())[-1:]:
+        """Send bytes that need not be a batch, on the youngest connection to the client."""
+        for connection in self._senders[-1:]:
             connection.stream.write(data)
 
     def _received(self, connection: _Connection, data: bytes) -> None:
@@ -239,10 +336,13 @@ class Session(Port):
             self._hub.forward(self, others, bulk)
 
     def _lost(self, connection: _Connection, cause: str) -> None:
-        if self._connections.pop(connection.number, None) is None:
+        if connection.number not in self._connections:
             return
+        self._forget(connection)
         self._timers.removed(connection.number)
         log.debug("connection lost", session=self.name, cause=cause)
+        if self._faults.connections_end_together:
+            self.cut(reset=False)
 
     # --- frames -----------------------------------------------------------------
 
@@ -254,13 +354,37 @@ class Session(Port):
             self._send(frames)
 
     def _send(self, frames: Sequence[FrameBytes]) -> None:
+        senders = self._senders
+        if not senders or self._faults.drops_frames:
+            self.counters.dropped_frames += len(frames)
+        elif len(senders) == 1:
+            self._write(senders[0], frames)
+        else:
+            self._spread(senders, frames)
+
+    def _spread(self, senders: list[_Connection], frames: Sequence[FrameBytes]) -> None:
+        """Send frames on one of several connections, urgent ones on another."""
+        if self.has_qos:
+            youngest = senders[-1]
+            senders = senders[:-1]
+            urgent = [frame for frame in frames if _is_urgent(frame)]
+            if urgent:
+                self._write(youngest, urgent)
+                frames = [frame for frame in frames if not _is_urgent(frame)]
+        if frames:
+            # Of equals the last one, which is the youngest.
+            chosen = min(reversed(senders), key=lambda sender: sender.late_count)
+            self._write(chosen, frames)
+        for sender in senders:
+            is_late = sender.stream.pending_bytes > 0
+            sender.late_count = sender.late_count + 1 if is_late else 0
+
+    def _write(self, connection: _Connection, frames: Sequence[FrameBytes]) -> None:
         counters = self.counters
-        # The youngest, as the original chooses.
-        connection = next(reversed(self._connections.values()), None)
-        if connection is None or self._faults.drops_frames:
+        stream = connection.stream
+        if connection.is_dead:
             counters.dropped_frames += len(frames)
             return
-        stream = connection.stream
         for start in range(0, len(frames), FULL_BATCH):
             piece = frames[start : start + FULL_BATCH]
             if stream.pending_bytes >= self._quota:
@@ -313,14 +437,22 @@ class Session(Port):
 
     def _keep_alive(self, number: int) -> None:
         connection = self._connections.get(number)
-        if connection is not None and not self._faults.are_keepalives_silent:
+        if connection is None or connection.is_dead:
+            return
+        if not self._faults.are_keepalives_silent:
             filler = secrets.token_bytes(secrets.randbelow(512))
             connection.stream.write(encode_keepalive(filler))
 
     def _close_silent(self, number: int, cause: str) -> None:
-        connection = self._connections.pop(number, None)
+        connection = self._connections.get(number)
         if connection is None:
             self._phantoms = max(0, self._phantoms - 1)
         else:
             connection.stream.close()
+            self._forget(connection)
             log.debug("connection is silent", session=self.name, cause=cause)
+
+
+def _is_urgent(frame: FrameBytes) -> bool:
+    # The cast: views are looked at just as bytes are.
+    return is_prior(cast("bytes", frame))

@@ -235,12 +235,36 @@ def test_the_unique_id_is_passed_on_if_it_has_the_right_size() -> None:
     assert code(answer(*proof(), data("UniqueId", bytes(16)), hub=hub)) == 20
 
 
-@pytest.mark.parametrize("wanted", [0, 1, 8, 99, 0xFFFFFFFF])
-def test_one_connection_is_granted_whatever_is_asked(wanted: int) -> None:
-    granted = answer(*proof(), integer("max_connection", wanted))
+@pytest.mark.parametrize(
+    ("wanted", "half", "qos", "policy", "granted"),
+    [
+        (0, 0, 0, Policy(), 1),
+        (1, 0, 0, Policy(), 1),
+        (8, 0, 0, Policy(), 8),
+        (0xFFFFFFFF, 0, 0, Policy(), 32),
+        (8, 0, 0, Policy(max_connections=3), 3),
+        (1, 1, 0, Policy(), 2),
+        (1, 0, 1, Policy(), 2),
+        (1, 1, 1, Policy(), 4),
+        (1, 0, 1, Policy(no_qos=True), 1),
+        (8, 1, 1, Policy(max_connections=1), 4),
+    ],
+)
+def test_as_many_connections_are_granted_as_wishes_need_and_policy_allows(
+    wanted: int, half: int, qos: int, policy: Policy, granted: int
+) -> None:
+    login = answer(
+        *proof(),
+        integer("max_connection", wanted),
+        integer("half_connection", half),
+        integer("qos", qos),
+        hub=a_hub(policy),
+    )
 
-    assert isinstance(granted, Granted)
-    assert granted.max_connections == 1
+    assert isinstance(login, Granted)
+    assert login.max_connections == granted
+    assert login.is_half_duplex == bool(half)
+    assert login.has_qos == (qos and not policy.no_qos)
 
 
 def test_the_proof_is_not_in_the_representation() -> None:
