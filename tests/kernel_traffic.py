@@ -33,7 +33,7 @@ from kernel_packets import (
 )
 from sevpn.dataplane.kernel.cut import Cutter
 
-__all__ = ["assert_same_traffic", "frames_behind", "traffic"]
+__all__ = ["assert_same_traffic", "damaged", "frames_behind", "traffic"]
 
 BARRIER: Final = b"barrier"
 OTHERS: Final = b"others"

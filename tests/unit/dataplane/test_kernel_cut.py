@@ -160,7 +160,7 @@ def stack(*layers: Packet) -> Packet:
     return whole
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(
     layers=st.tuples(tags, networks, transports),
     size=st.integers(1, 1300),
@@ -258,7 +258,7 @@ def test_a_checksum_of_zero_is_written_as_all_ones_for_udp_alone(form: Form) -> 
 # --- frames with an unfinished checksum --------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(layers=st.tuples(tags, networks, transports), size=st.integers(0, 1300))
 def test_an_unfinished_checksum_is_finished(
     layers: tuple[list[Packet], Packet, Packet], size: int
@@ -362,7 +362,7 @@ def test_the_last_places_for_a_checksum_are_in_the_packet(form: Form) -> None:
 
 
 @each_form
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     flags=st.sampled_from([0, 1, 1, 1, 255]),
     kind=st.sampled_from([0, TCP4, TCP6, UDP_SEGMENTS, TCP4 | ECN, 3, 255]),

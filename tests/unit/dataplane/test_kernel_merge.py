@@ -529,7 +529,7 @@ def test_a_plain_tap_gets_each_frame_as_it_is(form: Form) -> None:
 
 
 @each_form
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(frames=traffic())
 def test_what_a_receiver_gets_is_what_went_in(form: Form, frames: list[bytes]) -> None:
     written(form, frames)

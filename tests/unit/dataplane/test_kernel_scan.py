@@ -119,7 +119,7 @@ streams = st.tuples(st.lists(items, max_size=6).map(b"".join), endings).map(b"".
 
 
 @each_form
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(stream=streams, cuts=st.lists(st.integers(0, 12000), max_size=8))
 def test_any_cut_gives_the_frames_that_the_reference_reader_gives(
     form: Form, stream: bytes, cuts: list[int]
@@ -135,7 +135,7 @@ def test_any_cut_gives_the_frames_that_the_reference_reader_gives(
 
 
 @each_form
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(stream=streams)
 def test_a_byte_at_a_time_gives_the_same_frames(form: Form, stream: bytes) -> None:
     whole = Reading(form).feed_all(stream)
@@ -147,7 +147,7 @@ def test_a_byte_at_a_time_gives_the_same_frames(form: Form, stream: bytes) -> No
 
 
 @each_form
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     streams=st.lists(streams, min_size=2, max_size=3),
     order=st.lists(st.integers(0, 2), max_size=30),
@@ -470,7 +470,7 @@ def suspects(draw: st.DrawFn) -> bytes:
 
 
 @each_form
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(frames=st.lists(suspects(), max_size=12))
 def test_no_frame_stays_that_the_sieve_would_not_give_to_the_host_alone(
     form: Form, frames: list[bytes]

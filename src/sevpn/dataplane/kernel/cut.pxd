@@ -82,4 +82,5 @@ cdef class Cutter:
 
     cdef unsigned int _mix(self, unsigned int mixed, unsigned int word) noexcept nogil
 
+    @cython.locals(service=int)
     cdef bint _is_prior(self, Py_ssize_t frame, Py_ssize_t end) noexcept nogil

@@ -46,7 +46,7 @@ cdef class Scanner:
     @cython.locals(count=Py_ssize_t, index=Py_ssize_t)
     cpdef list take_all(self)
 
-    @cython.locals(kept=Py_ssize_t, index=Py_ssize_t, at=int, size=int)
+    @cython.locals(kept=Py_ssize_t, taken=Py_ssize_t, index=Py_ssize_t, at=int, size=int)
     cdef Py_ssize_t _sift(self) noexcept nogil
 
     @cython.locals(ethertype="unsigned int", udp=Py_ssize_t)
