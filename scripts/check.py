@@ -7,8 +7,8 @@ wheel, with nothing beside it but its locked requirements; those that move frame
 run once more without the compiled kernel.
 
 The steps of a stage run beside each other, as many at a time as the stage allows.
-End to end that is more than there are processors: those tests wait more than they
-compute. Each has namespaces of its own, and no test measures time.
+Of tests that is more than there are processors: the end-to-end ones wait more than
+they compute. Each has namespaces of its own, and no test measures time.
 
 At the end each step stands with its time, each test that could not run with its
 reason, and in the last line the counts of tests. With CI=true in the environment
@@ -88,11 +88,11 @@ class Stage(enum.Enum):
     CHECKS = "checks"
     """What reads the sources, and what makes something of them."""
 
-    END_TO_END = "end to end"
-    """What uses the installed package, and what else may run beside that."""
+    TESTS = "tests"
+    """What runs the sources, what was compiled of them, and the installed package."""
 
 
-AT_A_TIME: Final = {Stage.CHECKS: 2, Stage.END_TO_END: 4}
+AT_A_TIME: Final = {Stage.CHECKS: 2, Stage.TESTS: 4}
 """How many steps of a stage run beside each other, in the order of the list."""
 
 
@@ -106,7 +106,7 @@ class Step:
     run: Callable[[], Outcome]
     """Does it."""
 
-    stage: Stage = Stage.END_TO_END
+    stage: Stage = Stage.TESTS
     """When."""
 
 
@@ -381,7 +381,7 @@ def unit_tests() -> Outcome:
     """Run the unit tests, and see that they take every branch where that is promised."""
     for old in WORK.glob("coverage*"):
         old.unlink()
-    outcome = pytest_in("tests/unit", limit_s=300, with_coverage=True)()
+    outcome = pytest_in("tests/unit", limit_s=600, with_coverage=True)()
     environ = {"COVERAGE_FILE": str(WORK / "coverage")}
     coverage = [PYTHON, "-m", "coverage"]
     run_program([*coverage, "combine", "--quiet"], limit_s=60, environ=environ)
@@ -441,13 +441,13 @@ def fuzz_one(target: Path, seconds: int) -> tuple[int, str]:
     ]
     limits = [
         f"-max_total_time={seconds}",
-        "-timeout=10",
+        "-timeout=30",
         "-rss_limit_mb=1024",
         f"-artifact_prefix={found}/crash-",
     ]
-    # It takes what the end-to-end tests leave over: those have people's patience.
+    # It takes what the tests leave over: they wait for each other, and it does not.
     return run_program(
-        ["nice", "-n", "15", PYTHON, target, *limits, *corpus], limit_s=seconds + 120
+        ["nice", "-n", "5", PYTHON, target, *limits, *corpus], limit_s=seconds + 300
     )
 
 
@@ -471,27 +471,27 @@ def gate(fuzz_seconds: int) -> list[Step]:
         ("format", module("ruff", "format", "--check", ".")),
         ("lint", module("ruff", "check", ".")),
         ("layers", tool(Path(PYTHON).with_name("lint-imports"), "--no-cache")),
-        ("unit", unit_tests),
         ("mypy", module("mypy", *folders)),
         ("basedpyright", module("basedpyright")),
     ]
     return [
         *(Step(name, run, Stage.CHECKS) for name, run in checks),
+        Step("unit", unit_tests),
         Step("netns", pytest_in(e2e[0], limit_s=600, workers=2, as_root=True)),
         Step("interop", pytest_in(e2e[1], limit_s=600, workers=2, as_root=True)),
-        Step("fuzz", fuzz(fuzz_seconds)),
-        Step("integration", pytest_in("tests/integration", limit_s=300)),
+        Step("integration", pytest_in("tests/integration", limit_s=400)),
         Step(
             "e2e-python",
             pytest_in(
                 *e2e,
-                limit_s=300,
+                limit_s=400,
                 marks="kernel and not soak",
                 report="e2e-python",
                 environ=python_only,
                 as_root=True,
             ),
         ),
+        Step("fuzz", fuzz(fuzz_seconds)),
     ]
 
 
