@@ -80,8 +80,9 @@ class CompiledPath:
         scanner, counters = self.scanner, self._counters
         counters.inbound_frames += scanner.frame_count
         counters.inbound_bytes += scanner.frame_bytes
-        counters.drop("runt", scanner.dropped_runts)
-        counters.drop("oversized", scanner.dropped_oversized)
+        if scanner.dropped_runts or scanner.dropped_oversized:
+            counters.drop("runt", scanner.dropped_runts)
+            counters.drop("oversized", scanner.dropped_oversized)
         for_host: list[memoryview] = []
         for_control: list[memoryview] = []
         others = scanner.sift() if self._sieve.passes_tcp else scanner.take_all()

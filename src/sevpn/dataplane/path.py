@@ -18,8 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.sieve import CONTROL, HOST, Sieve
@@ -51,9 +50,8 @@ _FORM: Final = "SEVPN_KERNEL"
 """The environment variable that asks for the Python form where there is a compiled one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Whole batches of one slot, to be sent in one go."""
+class Group(NamedTuple):
+    """Whole batches of one slot, to be sent in one go; a tuple, for there are thousands a second."""
 
     slot: int
     """Which of the slots; the number of slots itself for frames of priority."""

@@ -185,6 +185,10 @@ class Pump:
         self._links: dict[int, _Link] = {}  # by descriptor, oldest first
         self._senders: list[_Link] = []  # those that this end may send on, likewise
         self._last_number = 0
+        self._due_at = math.inf  # never later than the timers' next deadline
+        self._is_busy = (
+            False  # whether a connection may have more that epoll does not know of
+        )
         self._unsent: list[Group] = []
         self._burst_ends_at = -math.inf
         self._burst_count = 0
@@ -362,13 +366,17 @@ class Pump:
     def _pump(self, timers: SessionTimers, now: float, *, is_tap_ready: bool) -> None:
         # Before silence is judged, hear what came in the meantime: the machine
         # may have slept.
-        is_due = now >= timers.next_deadline()
+        is_due = now >= self._due_at
+        self._is_busy = False
         for link in tuple(self._links.values()):
             if link.may_have_more or is_due:
                 # What the host was given makes it answer, most often at once.
                 is_tap_ready |= self._receive(link, timers, now)
+                self._is_busy |= link.may_have_more
         self._collect(now, is_tap_ready=is_tap_ready)
-        self._keep(timers, now)
+        self._poke()
+        if is_due:
+            self._keep(timers, now)
         self._watch()
 
     # --- 1 wait ---
@@ -392,9 +400,9 @@ class Pump:
         """Return how long nothing is due; None is for ever."""
         if self._timers is None:
             return None
-        if any(link.may_have_more for link in self._links.values()):
+        if self._is_busy:
             return 0
-        due_at = self._timers.next_deadline()
+        due_at = self._due_at
         if self._burst_count >= _BURST_FRAMES:
             due_at = min(due_at, self._burst_ends_at)
         return max(0.0, due_at - self._clock())
@@ -422,6 +430,8 @@ class Pump:
         self._timers.added(
             link.number, self._clock(), may_send=may_send, may_receive=may_receive
         )
+        self._due_at = self._timers.next_deadline()
+        self._is_busy = True
         self._epoll.register(link.fd, link.watched)
         self._links[link.fd] = link
         if may_send:
@@ -577,9 +587,10 @@ class Pump:
 
     def _has_room(self) -> bool:
         """Whether any connection takes more: with none the TAP is not read."""
-        return any(
-            link.stream.pending_bytes <= _BACKLOG_BYTES for link in self._senders
-        )
+        for link in self._senders:
+            if link.stream.pending_bytes <= _BACKLOG_BYTES:
+                return True
+        return False
 
     def _send_groups(self, groups: list[Group]) -> int:
         """Send groups until the burst limit holds the rest back; return their bytes."""
@@ -613,14 +624,18 @@ class Pump:
 
     # --- 6 keep ---
 
-    def _keep(self, timers: SessionTimers, now: float) -> None:
-        """Wake the server where it may sleep, and do what the session's timers ask for."""
+    def _poke(self) -> None:
+        """Wake the server where it may sleep."""
         for link in tuple(self._links.values()):
             if link.owes_poke:
                 link.owes_poke = False
-                self._poke(link)
-        if now < timers.next_deadline():
-            return
+                # Any connection will do, if this one only receives.
+                sender = link if link.may_send else next(iter(self._senders), None)
+                if sender is not None:
+                    self._say(sender, EMPTY_BATCH)
+
+    def _keep(self, timers: SessionTimers, now: float) -> None:
+        """Do what the session's timers ask for."""
         for action in timers.handle_deadline(now):
             match action:
                 case SendKeepAlive(number):
@@ -631,12 +646,8 @@ class Pump:
                             self._lose_connection(link, error)
                 case EndSession(error):
                     raise error
-
-    def _poke(self, link: _Link) -> None:
-        """Send an empty batch; on any connection, if this one only receives."""
-        sender = link if link.may_send else next(iter(self._senders), None)
-        if sender is not None:
-            self._say(sender, EMPTY_BATCH)
+        # What is heard from now on only puts it off.
+        self._due_at = timers.next_deadline()
 
     def _keep_alive(self, number: int) -> None:
         # Behind a full backlog it would tell the server nothing in time, and

@@ -85,6 +85,8 @@ class SecureStream:
         self._sending = memoryview(b"")
         self._arrived = memoryview(bytearray(_READ_SIZE))
         self._has_ended = False
+        self.pending_bytes = 0
+        """Bytes that were queued, encrypted, and are not in the kernel yet."""
         self.verified_by: VerifiedBy = verified_by
         """Why the certificate was accepted."""
         self.peer_address = _address_of(sock.getpeername()[0])
@@ -176,11 +178,6 @@ class SecureStream:
 
     # --- in the data thread ---
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes that were queued, encrypted, and are not in the kernel yet."""
-        return len(self._sending) + self._outgoing.pending
-
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._sock.fileno()
@@ -248,6 +245,7 @@ class SecureStream:
             raise ConnectionLostError(
                 f"the connection broke: {error.reason or 'TLS error'}"
             ) from error
+        self.pending_bytes = len(self._sending) + self._outgoing.pending
 
     def flush(self) -> bool:
         """Send what the kernel takes now, and return whether that was all.
@@ -261,11 +259,13 @@ class SecureStream:
             try:
                 sent = self._sock.send(self._sending)
             except BlockingIOError:
+                self.pending_bytes = len(self._sending) + self._outgoing.pending
                 return False
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ConnectionLostError(f"the connection broke: {reason}") from error
             self._sending = self._sending[sent:]
+        self.pending_bytes = 0
         return True
 
     def close(self, polite: bool) -> None:  # noqa: FBT001 - the one thing to say about closing
