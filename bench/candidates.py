@@ -98,8 +98,8 @@ class Candidate:
     iperf: Iperf3
     """It listens there."""
 
-    form: dict[str, Any] = field(default_factory=dict)
-    """What it says of itself: `kernel`, `offload`, `udp`."""
+    form: dict[str, str] = field(default_factory=dict)
+    """What it says of itself."""
 
 
 @contextlib.contextmanager
@@ -114,7 +114,8 @@ def ours(
     environment = {"SEVPN_KERNEL": "python"} if kernel == "python" else {}
     with (
         place.network.client() as client,
-        client.up(*place.login, password="secret", env=environment) as tunnel,
+        # The name is part of what the MAC address is made of.
+        client.up(*place.login, name=key, password="secret", env=environment) as tunnel,
     ):
         status = tunnel.status()
         runs = status["interface"]["kernel"]
@@ -166,7 +167,7 @@ def official(
             server_pid=place.server_pid,
             server_address=place.inner,
             iperf=place.iperf,
-            form={"udp": udp},
+            form={"UDP acceleration": udp},
         )
 
 

@@ -59,6 +59,9 @@ class Document:
     settings: dict[str, float] = field(default_factory=dict)
     """Rounds and seconds."""
 
+    forms: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What candidates say of themselves: which kernel runs, whether UDP is used."""
+
     missing: dict[str, str] = field(default_factory=dict)
     """Candidates that could not take part, with the reason."""
 

@@ -149,7 +149,9 @@ class Lab:
     def _get(self, key: str) -> Candidate | BareTls | None:
         if key not in self._open:
             try:
-                self._open[key] = self._stack.enter_context(self._made(key))
+                made = self._open[key] = self._stack.enter_context(self._made(key))
+                if isinstance(made, Candidate) and made.form:
+                    self.document.forms[key] = made.form
             except (Missing, AssertionError, OSError) as error:
                 reason = str(error).strip().splitlines()[0]
                 self.document.missing[key] = reason.replace(str(Path.cwd()), ".")

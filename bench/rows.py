@@ -202,7 +202,8 @@ def one_way(
 def burst(lab: Lab) -> None:
     """A thousand small frames at once inbound, while nothing is sent."""
     for candidate in turns(lab, lab.candidates(TUNNELS)):
-        time.sleep(0.3)  # the echo before has been forgotten by everybody
+        candidate.machine.pings(candidate.server_address)  # addresses are known
+        time.sleep(0.5)  # and nothing moves any more
         sampled(
             lab,
             candidate.key,

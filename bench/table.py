@@ -188,6 +188,10 @@ def circumstances(document: Document) -> list[str]:
     lines += [f"- {name}: {value}" for name, value in document.host.items()]
     lines += [f"- {name}: {value}" for name, value in document.versions.items()]
     lines += [
+        f"- {CANDIDATES.get(key, key)}: {', '.join(f'{name} {value}' for name, value in form.items())}"
+        for key, form in document.forms.items()
+    ]
+    lines += [
         f"- not there: {CANDIDATES.get(key, key)}: {reason}"
         for key, reason in document.missing.items()
     ]
