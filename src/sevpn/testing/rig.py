@@ -43,6 +43,8 @@ class FarEnd:
         """The pump's end, to look at its state."""
         self.socket = sock
         """The raw far end, blocking, with a time-out."""
+        self.number = 1
+        """What the pump calls the connection."""
         self._frames: list[bytes] = []
         self._reader = BlockReader()
 
@@ -87,6 +89,13 @@ class FarEnd:
         frames, self._frames = self._frames[:count], self._frames[count:]
         return frames
 
+    def drain(self) -> list[bytes]:
+        """Return the frames that have come by now, without waiting for more."""
+        while not self.is_quiet():
+            self._frames += self._reader.feed(self.socket.recv(65536))
+        frames, self._frames = self._frames, []
+        return frames
+
     def rest(self) -> list[bytes]:
         """Return all frames up to the end of the connection."""
         with contextlib.suppress(EOFError):
@@ -115,6 +124,8 @@ class PumpRig:
         """The TAP, and the host behind it."""
         self.lost: queue.Queue[SevpnError] = queue.Queue()
         """What `on_lost` was called with."""
+        self.lost_connections: queue.Queue[tuple[int, SevpnError]] = queue.Queue()
+        """What `on_connection_lost` was called with."""
         self.handed: queue.Queue[list[bytes]] = queue.Queue()
         """What `on_frames` was called with."""
         self.pump = Pump(
@@ -122,6 +133,7 @@ class PumpRig:
             mac=OUR_MAC,
             on_frames=self.handed.put,
             on_lost=self.lost.put,
+            on_connection_lost=lambda *news: self.lost_connections.put(news),
             clock=clock,
         )
         """The pump itself."""
@@ -134,17 +146,41 @@ class PumpRig:
         leftover: bytes = b"",
         timeout_s: float = 20.0,
         buffer_bytes: int | None = None,
+        may_receive: bool = True,
     ) -> FarEnd:
         """Begin a session and return its far end."""
-        stream, sock = memory_stream(buffer_bytes=buffer_bytes)
-        far = FarEnd(stream, sock)
-        self._far_ends.append(far)
+        far = self._far_end(buffer_bytes)
         try:
-            self.pump.attach(stream, leftover=leftover, timeout_s=timeout_s)
+            self.pump.attach(
+                far.stream,
+                leftover=leftover,
+                timeout_s=timeout_s,
+                may_receive=may_receive,
+            )
         except BaseException:
-            stream.close(polite=False)
+            far.stream.close(polite=False)
             raise
         self.turn()
+        return far
+
+    def add(
+        self,
+        *,
+        buffer_bytes: int | None = None,
+        may_send: bool = True,
+        may_receive: bool = True,
+    ) -> FarEnd:
+        """Add a connection to the session and return its far end."""
+        far = self._far_end(buffer_bytes)
+        far.number = self.pump.add(
+            far.stream, may_send=may_send, may_receive=may_receive
+        )
+        self.turn()
+        return far
+
+    def _far_end(self, buffer_bytes: int | None) -> FarEnd:
+        far = FarEnd(*memory_stream(buffer_bytes=buffer_bytes))
+        self._far_ends.append(far)
         return far
 
     def turn(self) -> None:
