@@ -31,6 +31,7 @@ from sevpn.protocol.credentials import (
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.transport.stream import SecureStream
 from sevpn.transport.tls import TrustPolicy
+from sevpn.tunnel.connections import session_options
 from sevpn.tunnel.opening import Destination
 from sevpn.tunnel.policy import FOREVER, Rules
 from sevpn.tunnel.supervisor import Job
@@ -111,10 +112,14 @@ def prepare(
             ),
             family=settings.ip,
             hello_s=settings.connect_timeout,
+            options=session_options(
+                settings.connections, is_half_duplex=settings.half_duplex
+            ),
         ),
         identify=_identify(settings, seed),
         mac=mac_of(settings),
         rules=_rules(settings),
+        connections=settings.connections,
     )
     host = Host(
         tunnel=job.name, runtime_dir=paths.runtime_dir, dns_mode=settings.dns_mode

@@ -75,6 +75,17 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
         },
     ),
     (
+        ("--connections",),
+        {
+            "type": click.IntRange(1, 32),
+            "help": "TCP connections of the session. [1]",
+        },
+    ),
+    (
+        ("--half-duplex/--no-half-duplex",),
+        {"help": "Use each connection in one direction only; at least 2. [off]"},
+    ),
+    (
         ("--connect-timeout",),
         {"metavar": "DURATION", "help": "Longest time to the server's Hello. [30s]"},
     ),

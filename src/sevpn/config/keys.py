@@ -42,6 +42,9 @@ __all__ = ["KEYS", "Key", "Origin", "parse_duration", "read_key", "unknown_key"]
 MAX_MTU: Final = 1586
 """The largest frame of a hub is 1600 bytes: docs/reference/protocol.md#sizes."""
 
+MAX_CONNECTIONS: Final = 32
+"""TCP connections of one session: docs/reference/protocol.md#more-connections."""
+
 _MIN_MTU: Final = 576
 _MAX_TEXT_SIZE: Final = 255
 _MAX_ITEMS: Final = 64
@@ -319,6 +322,7 @@ def _retries(value: int | str, _origin: Origin) -> int | Literal["forever"]:
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_TEXT_SIZE)]
 _Texts = Annotated[list[_Text], msgspec.Meta(max_length=_MAX_ITEMS)]
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+_Connections = Annotated[int, msgspec.Meta(ge=1, le=MAX_CONNECTIONS)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Mtu = Annotated[int, msgspec.Meta(ge=_MIN_MTU, le=MAX_MTU)]
 _Metric = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -347,6 +351,8 @@ KEYS: Final[Mapping[str, Key]] = {
     "insecure": Key(bool, _TRUTH),
     # transport
     "ip": Key(int | str, "any, 4 or 6", _family),
+    "connections": Key(_Connections, f"a number from 1 to {MAX_CONNECTIONS}"),
+    "half_duplex": Key(bool, _TRUTH),
     "connect_timeout": Key(_Duration, f"{_DURATION_WORDS}, from 100ms to 1h", _between(0.1, 3600)),
     # interface
     "tap": Key(_Text, "an interface name of at most 15 letters, with %d for a free number", _text(_tap)),

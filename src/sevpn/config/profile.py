@@ -107,6 +107,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ip: Literal["any", "4", "6"] = "any"
     """The IP versions to reach the server by."""
 
+    connections: int = 1
+    """TCP connections of the session; with half duplex at least 2 are opened."""
+
+    half_duplex: bool = False
+    """Whether each connection is used in one direction only."""
+
     connect_timeout: float = 30.0
     """Seconds from the first look-up to the server's Hello."""
 

@@ -26,7 +26,8 @@ from sevpn.net.host import HostReport
 from sevpn.net.tap import Tap
 from sevpn.net.wanted import DEFAULT_MTU, Wanted
 from sevpn.protocol.dhcp import Lease
-from sevpn.protocol.messages import Hello
+from sevpn.protocol.joining import Direction
+from sevpn.protocol.messages import Hello, Welcome
 from sevpn.protocol.neighbour import Proven
 from sevpn.transport.stream import SecureStream
 from sevpn.tunnel import machine as m
@@ -47,6 +48,13 @@ _BY: Final = {
     "dhcp-server": "the DHCP server answers",
     "hub-poll": "the hub asks for us",
     "unicast": "traffic arrives",
+}
+
+
+_WAYS: Final = {
+    Direction.BOTH: "",
+    Direction.TO_CLIENT: "to this host",
+    Direction.TO_SERVER: "to the server",
 }
 
 
@@ -80,6 +88,9 @@ class Parts:
 
     host: HostReport
     """What is changed on the host."""
+
+    connections: int = 1
+    """TCP connections that are open."""
 
 
 def state_name(state: m.State) -> document.State:
@@ -218,6 +229,40 @@ class Reporter:
                 {"message": opened.welcome.message},
             )
 
+    def granted(self, opened: int, wanted: int, welcome: Welcome) -> None:
+        """So many connections will be opened where so many are wanted."""
+        if opened < wanted:
+            self.warn(
+                (f"the hub grants {welcome.max_connections} of {wanted} connections",)
+            )
+        if self._settings.half_duplex and not welcome.half_connection:
+            self.warn(("the server does not grant half duplex",))
+
+    def connection_opened(self, number: int, direction: Direction) -> None:
+        """Another connection of the session is open."""
+        way = _WAYS[direction]
+        self._tell(
+            "connection",
+            f"connection {number} is open{way and ' ' + way}",
+            {"number": number, "direction": int(direction)},
+        )
+
+    def connection_failed(self, error: SevpnError) -> None:
+        """Another connection could not be opened, for now."""
+        self._tell(
+            "connection-failed",
+            f"no further connection for now: {error}",
+            {"error": str(error)},
+        )
+
+    def connection_lost(self, number: int, error: SevpnError) -> None:
+        """One of several connections has ended."""
+        self._tell(
+            "connection-lost",
+            f"connection {number} has ended: {error}",
+            {"number": number, "error": str(error)},
+        )
+
     def leased(self, lease: Lease | None) -> None:
         """There is an address."""
         if lease is None:
@@ -307,7 +352,9 @@ class Reporter:
             proven_at=self._proven_at,
             pid=os.getpid(),
             server=self._server,
-            session=None if parts.session is None else self._session(parts.session),
+            session=None
+            if parts.session is None
+            else self._session(parts.session, parts.connections),
             interface=None
             if parts.tap is None
             else self._interface(parts.tap, parts.mac, wanted, parts.kernel),
@@ -324,10 +371,11 @@ class Reporter:
             last_error=self._last_error,
         )
 
-    def _session(self, opened: OpenedSession) -> document.Session:
+    def _session(self, opened: OpenedSession, connections: int) -> document.Session:
         welcome = opened.welcome
         return document.Session(
             name=welcome.session_name,
+            connections=connections,
             max_connections=welcome.max_connections,
             half_duplex=welcome.half_connection,
             compressed=welcome.use_compress,

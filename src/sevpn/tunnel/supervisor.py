@@ -8,6 +8,7 @@ one event. The parts it joins, and the threads they live in:
 
     control thread                                      data thread
       Supervisor ── opening.py ── transport             Pump (frames)
+                 ── connections.py ── more of them          on_connection_lost
                  ── inside.py  ── DHCP, polls, proof <──── on_frames
                  ── net.host   ── TAP, routes, DNS         on_lost ──> here
                  ── report.py  ── status document, events
@@ -41,13 +42,26 @@ from sevpn.net.tap import Tap
 from sevpn.net.wanted import DEFAULT_MTU, Wanted, wanted_state
 from sevpn.protocol.dhcp import Lease
 from sevpn.protocol.identity import ClientIdentity
+from sevpn.protocol.joining import Direction
 from sevpn.protocol.messages import Hello
 from sevpn.protocol.neighbour import Proven
 from sevpn.transport.stream import SecureStream
 from sevpn.tunnel import machine as m
+from sevpn.tunnel.connections import (
+    ConnectionKeeper,
+    KeeperListener,
+    connections_to_open,
+)
 from sevpn.tunnel.hints import explain_no_lease, explain_no_proof, policy_warnings
 from sevpn.tunnel.inside import Inside, InsideListener
-from sevpn.tunnel.opening import Address, Destination, OpenedSession, open_session
+from sevpn.tunnel.opening import (
+    Address,
+    Destination,
+    OpenedSession,
+    Peer,
+    open_additional,
+    open_session,
+)
 from sevpn.tunnel.policy import Rules
 from sevpn.tunnel.report import Parts, Reporter
 from sevpn.wire.ethernet import MacAddress
@@ -88,6 +102,10 @@ class Job:
     rules: Rules
     """Retries."""
 
+    connections: int = 1
+    """TCP connections to open, as far as they are granted; `destination.options` says
+    how many are asked for."""
+
 
 def clock() -> float:
     """Return seconds on the clock that goes on while the machine sleeps."""
@@ -113,6 +131,7 @@ class Supervisor:
         self._pump: Pump | None = None
         self._session: OpenedSession | None = None
         self._inside: Inside | None = None
+        self._keeper: ConnectionKeeper | None = None
         self._remembered: Lease | None = None
         self._wanted: Wanted | None = None
         self.report = Reporter(job.name, job.settings, clock=clock)
@@ -174,6 +193,7 @@ class Supervisor:
                 latency_s=None if inside is None else inside.latency_s,
                 counters=None if self._pump is None else self._pump.counters,
                 host=self._host.describe(),
+                connections=0 if self._pump is None else self._pump.connection_count,
             )
         )
 
@@ -272,6 +292,13 @@ class Supervisor:
             on_hello=self._on_hello,
         )
         self._begin_inside(session)
+        if self._keeper is not None:
+            # What the DHCP server answers would be lost before.
+            await self._keeper.wait_until_heard(self._job.destination.hello_s)
+        if self._job.settings.dhcp:
+            _present(self._inside).begin_lease(
+                hostname=self._job.settings.hostname, remembered=self._remembered
+            )
         return m.SessionOpened()
 
     def _open_tap(self) -> None:
@@ -290,6 +317,9 @@ class Supervisor:
             mac=self._job.mac,
             on_frames=lambda frames: _post(loop, self._on_frames, frames),
             on_lost=lambda error: _post(loop, self._on_lost, error),
+            on_connection_lost=lambda number, error: _post(
+                loop, self._on_connection_lost, number, error
+            ),
             clock=clock,
         )
         self._pump.start()
@@ -319,16 +349,48 @@ class Supervisor:
             ),
         )
         self.report.logged_in(session)
+        # While the stream is still ours to ask.
+        peer = Peer.of(session.stream)
+        direction = (
+            Direction.TO_SERVER if session.welcome.half_connection else Direction.BOTH
+        )
+        pump.has_priority = session.welcome.qos
         # Listen before the first word is sent: what the hub says now is for us, too.
         pump.attach(
             session.stream,
             leftover=session.leftover,
             timeout_s=session.welcome.timeout_s,
+            may_receive=direction.carries_to_client,
         )
-        if self._job.settings.dhcp:
-            self._inside.begin_lease(
-                hostname=self._job.settings.hostname, remembered=self._remembered
-            )
+        self._keep_connections(session, peer, direction)
+
+    def _keep_connections(
+        self, session: OpenedSession, peer: Peer, first: Direction
+    ) -> None:
+        wanted = connections_to_open(self._job.connections, session.welcome)
+        self.report.granted(wanted, self._job.connections, session.welcome)
+        if wanted == 1:
+            return
+        self._keeper = ConnectionKeeper(
+            wanted=wanted,
+            first=first,
+            open_one=lambda: open_additional(
+                self._job.destination,
+                peer,
+                session.welcome,
+                identify=self._job.identify,
+                random=secrets.token_bytes,
+            ),
+            sink=_present(self._pump),
+            listener=KeeperListener(
+                opened=self.report.connection_opened,
+                failed=self.report.connection_failed,
+                lost=self.report.connection_lost,
+                given_up=self._on_lost,
+            ),
+            clock=clock,
+        )
+        self._keeper.start()
 
     async def _obtain_lease(self) -> m.Event:
         inside = _present(self._inside)
@@ -410,6 +472,9 @@ class Supervisor:
     # --- taking down ---
 
     def _close_session(self, *, polite: bool) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         if self._pump is not None:
             self._pump.sieve.is_open = False
             self._pump.detach(polite=polite)
@@ -458,6 +523,10 @@ class Supervisor:
             self._inside is not None
         ):  # else it was given up while the news was on its way
             self._hear(m.SessionLost(error), origin=self._inside)
+
+    def _on_connection_lost(self, number: int, error: SevpnError) -> None:
+        if self._keeper is not None:
+            self._keeper.lost(number, error)
 
     def _on_lease_changed(self, _lease: Lease) -> None:
         self._hear(m.LeaseChanged(), origin=self._inside)
