@@ -69,11 +69,19 @@ STEADY_PER_S: Final = 20_000
 """Packets each second where each candidate gets the same."""
 
 
-def _of_packets(pace: str, paced: str) -> list[Measure]:
+PACES: Final = (("64", "flood"), ("1400", "flood"), ("64", "steady"))
+"""Sizes, and how fast they are sent."""
+
+
+def _of_packets() -> list[Measure]:
+    paced = {
+        "flood": "as fast as they are sent",
+        "steady": f"{STEADY_PER_S:,} a second",
+    }
     found: list[Measure] = []
-    for size, sized in SIZES.items():
+    for size, pace in PACES:
         for way in ("out", "in"):
-            where = f"{sized} {_WAYS[way]}, {paced}"
+            where = f"{SIZES[size]} {_WAYS[way]}, {paced[pace]}"
             key = f"{way}/{size}/{pace}"
             found += [
                 Measure(f"pps/{key}", f"arrived: {where}", "1/s", "more"),
@@ -107,8 +115,7 @@ MEASURES: Final = {
         *_of_load("client-thread", "client's busiest thread", "% of a core", "less"),
         *_of_load("server-thread", "server's busiest thread", "% of a core", "less"),
         *_of_load("server-cpu", "server CPU", "s/GB", "less"),
-        *_of_packets("flood", "as fast as they are sent"),
-        *_of_packets("steady", f"{STEADY_PER_S:,} a second"),
+        *_of_packets(),
         Measure(
             "burst/last", "1,000 frames at once inbound, until the last", "ms", "less"
         ),

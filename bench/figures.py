@@ -68,6 +68,9 @@ class Document:
     remarks: list[str] = field(default_factory=list)
     """What a reader of the figures must know."""
 
+    long_paths: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of bench_link.py, which judges them itself."""
+
     samples: dict[str, dict[str, Series]] = field(default_factory=dict)
     """By measure and candidate: a value for each round."""
 

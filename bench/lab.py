@@ -62,6 +62,11 @@ class Settings:
     idle_s: float
     """How long an idle tunnel is watched."""
 
+    @property
+    def few(self) -> int:
+        """Turns where many things are measured: three at most."""
+        return min(self.rounds, 3)
+
 
 class Lab:
     """The servers, and the candidates as they are asked for; close it with a `with`."""

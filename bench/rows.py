@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from bench.candidates import TRAFFIC, BareTls, Candidate
-from bench.catalog import SIZES, STEADY_PER_S
+from bench.catalog import PACES, STEADY_PER_S
 from bench.figures import percentile
 from bench.lab import Lab
 from bench.processes import resident_mib, usage, watch_memory
@@ -37,9 +37,9 @@ _HEADERS: Final = 42  # Ethernet, IPv4, UDP
 _ECHO_S: Final = 0.01
 
 
-def turns(lab: Lab, candidates: Sequence[T]) -> Iterator[T]:
+def turns(candidates: Sequence[T], rounds: int) -> Iterator[T]:
     """Yield the candidates in turns; nobody is always first."""
-    for number in range(lab.settings.rounds):
+    for number in range(rounds):
         shift = number % len(candidates) if candidates else 0
         for one in (*candidates[shift:], *candidates[:shift]):
             print(f"  round {number + 1}: {one.key}", file=sys.stderr, flush=True)
@@ -70,20 +70,12 @@ def sampled(
 def throughput(lab: Lab) -> None:
     """Bulk transfers by TCP: outbound, inbound, both at once, with 1 and 8 streams."""
     candidates = lab.candidates(TUNNELS)
-    for candidate in turns(lab, candidates):
-        peak = 0.0
-        for streams in (1, 8):
-            for way in ("out", "in", "both"):
-                with watch_memory(candidate.pid) as seen:
-                    sampled(
-                        lab,
-                        candidate.key,
-                        [f"{name}/{way}/{streams}" for name in _LOAD],
-                        functools.partial(_load, lab, candidate, way, streams),
-                    )
-                peak = max(peak, *seen)
-        lab.document.add("memory/load", candidate.key, peak)
-    for bare in turns(lab, lab.bare()):
+    rounds = lab.settings.rounds
+    for candidate in turns(candidates, rounds):
+        _loads(lab, candidate, [("out", 1), ("in", 1)])
+    for candidate in turns(candidates, lab.settings.few):
+        _loads(lab, candidate, [("both", 1), ("out", 8), ("in", 8), ("both", 8)])
+    for bare in turns(lab.bare(), rounds):
         for way in ("out", "in"):
             sampled(
                 lab,
@@ -91,6 +83,21 @@ def throughput(lab: Lab) -> None:
                 [f"{name}/{way}/1" for name in ("rate", "cpu", "kernel")],
                 functools.partial(_bare_load, lab, bare, way),
             )
+
+
+def _loads(lab: Lab, candidate: Candidate, loads: Sequence[tuple[str, int]]) -> None:
+    """One turn: some transfers, and the most memory of them."""
+    peak = 0.0
+    for way, streams in loads:
+        with watch_memory(candidate.pid) as seen:
+            sampled(
+                lab,
+                candidate.key,
+                [f"{name}/{way}/{streams}" for name in _LOAD],
+                functools.partial(_load, lab, candidate, way, streams),
+            )
+        peak = max(peak, *seen)
+    lab.document.add("memory/load", candidate.key, peak)
 
 
 _LOAD: Final = ("rate", "cpu", "kernel", "client-thread", "server-thread", "server-cpu")
@@ -139,31 +146,29 @@ def _bare_load(lab: Lab, bare: BareTls, way: str) -> dict[str, float]:
 
 
 def packets(lab: Lab) -> None:
-    """Datagrams of two sizes each way: as fast as one sender can, and at a pace."""
-    for candidate in turns(lab, lab.candidates(TUNNELS)):
-        for pace, per_second in (("flood", 0), ("steady", STEADY_PER_S)):
-            for size in SIZES:
-                for way in ("out", "in"):
-                    key = f"{way}/{size}/{pace}"
-                    sampled(
-                        lab,
-                        candidate.key,
-                        [f"pps/{key}", f"loss/{key}", f"pcpu/{key}"],
-                        functools.partial(_datagrams, lab, candidate, key, per_second),
-                    )
+    """Datagrams each way: as fast as one sender can, and at a pace."""
+    for candidate in turns(lab.candidates(TUNNELS), lab.settings.few):
+        for size, pace in PACES:
+            for way in ("out", "in"):
+                key = f"{way}/{size}/{pace}"
+                sampled(
+                    lab,
+                    candidate.key,
+                    [f"pps/{key}", f"loss/{key}", f"pcpu/{key}"],
+                    functools.partial(_datagrams, candidate, key),
+                )
 
 
-def _datagrams(
-    lab: Lab, candidate: Candidate, key: str, per_second: int
-) -> dict[str, float]:
-    way, size, _ = key.split("/")
+def _datagrams(candidate: Candidate, key: str) -> dict[str, float]:
+    way, size, pace = key.split("/")
+    per_second = STEADY_PER_S if pace == "steady" else 0
     payload = int(size) - _HEADERS if size == "64" else int(size)
     before = usage(candidate.pid)
     sent, came = one_way(
         candidate,
         is_inbound=way == "in",
         words=[
-            *("--size", str(payload), "--seconds", str(min(lab.settings.seconds, 2))),
+            *("--size", str(payload), "--seconds", "1"),
             *("--per-second", str(per_second)),
         ],
     )
@@ -201,7 +206,7 @@ def one_way(
 
 def burst(lab: Lab) -> None:
     """A thousand small frames at once inbound, while nothing is sent."""
-    for candidate in turns(lab, lab.candidates(TUNNELS)):
+    for candidate in turns(lab.candidates(TUNNELS), lab.settings.rounds):
         candidate.machine.pings(candidate.server_address)  # addresses are known
         time.sleep(0.5)  # and nothing moves any more
         sampled(
@@ -231,9 +236,9 @@ def _burst(candidate: Candidate) -> dict[str, float]:
 
 def echoes(lab: Lab) -> None:
     """Echoes, a hundred a second: idle, and with a bulk transfer each way."""
-    count = int(lab.settings.seconds / _ECHO_S)
+    count = 200
     candidates = lab.candidates(TUNNELS)
-    for candidate in turns(lab, candidates):
+    for candidate in turns(candidates, lab.settings.few):
         cable = _ping(candidate.machine, SERVER, count)
         if candidate is candidates[0]:
             lab.document.add("rtt/idle/p50", "none", percentile(cable, 0.5))
@@ -380,6 +385,26 @@ def footprint(lab: Lab) -> None:
             lab.document.add("memory/idle", key, resident_mib(pid))
 
 
+def link(lab: Lab) -> None:
+    """Long paths: bench_link.py, which has a lab of its own."""
+    words = [
+        "--seconds",
+        str(3 * lab.settings.seconds + 1),
+        "--rounds",
+        str(lab.settings.few),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.bench_link", "--json", *words],
+        cwd=TRAFFIC.parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    lab.document.long_paths = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode not in (0, 1):
+        lab.document.remarks.append(f"bench_link ended with status {done.returncode}")
+
+
 ROWS: Final[dict[str, Callable[[Lab], None]]] = {
     "start": start,
     "footprint": footprint,
@@ -388,5 +413,6 @@ ROWS: Final[dict[str, Callable[[Lab], None]]] = {
     "packets": packets,
     "throughput": throughput,
     "heal": heal,
+    "link": link,
 }
 """In this order: what needs quiet comes before what leaves memory full."""

@@ -110,6 +110,7 @@ def page(document: Document) -> str:
         *promises(document),
         "",
         *measures(document),
+        *long_paths(document),
         *circumstances(document),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -180,6 +181,26 @@ def _table(document: Document, keys: Sequence[str], who: Sequence[str]) -> list[
         measure = MEASURES[key]
         lines.append(f"| {measure.title}, {measure.unit} | {' | '.join(cells)} |")
     return lines
+
+
+def long_paths(document: Document) -> list[str]:
+    """Return the table of the emulated link."""
+    if not document.long_paths:
+        return []
+    lines = [
+        "## Long paths",
+        "",
+        "| what | figure | promised | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for line in document.long_paths:
+        verdict = (
+            "" if not line["target"] else "met" if line["is_met"] else "**missed**"
+        )
+        lines.append(
+            f"| {line['row']} | {number(line['value'])} {line['unit']} | {line['target']} | {verdict} |"
+        )
+    return [*lines, ""]
 
 
 def circumstances(document: Document) -> list[str]:

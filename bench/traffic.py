@@ -30,7 +30,7 @@ from typing import Any, Final
 
 _SEQUENCE: Final = struct.Struct("!Q")
 _FIRST_S: Final = 5.0
-_QUIET_S: Final = 1.0  # the official server holds back what is left for 0.26 s
+_QUIET_S: Final = 0.6  # the official server holds back what is left for 0.26 s
 _BUFFER_SIZE: Final = 1 << 25
 _SO_RCVBUFFORCE: Final = 33
 _SO_TIMESTAMPNS: Final = 35
@@ -95,7 +95,7 @@ def _send_at_once(sock: socket.socket, size: int, count: int) -> dict[str, Any]:
 
 
 def sink(options: argparse.Namespace) -> dict[str, Any]:
-    """Receive until nothing has come for a second."""
+    """Receive until nothing has come for a while."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_SIZE)
     sock.bind((options.address, options.port))

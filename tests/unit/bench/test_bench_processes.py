@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process costs, from what the kernel shows of it."""
+
+from __future__ import annotations
+
+import os
+
+from bench.processes import Usage, parse_stat
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def test_times_are_found_behind_any_name() -> None:
+    # pid (name) state parent group session tty group flags, 4 faults, user, system, …
+    text = "12 (a) b) (S 1) S 1 1 1 0 -1 4194560 9 8 7 6 250 50 3 4 20 0 1 0 5 6 7"
+    assert parse_stat(text) == (250 / TICKS, 50 / TICKS)
+
+
+def test_what_was_used_meanwhile_is_the_difference() -> None:
+    before = Usage(1.0, 2.0, {1: 2.5, 2: 0.5})
+    after = Usage(2.0, 4.0, {1: 3.0, 3: 2.5})
+
+    used = after.since(before)
+
+    assert used == Usage(1.0, 2.0, {1: 0.5, 3: 2.5})
+    assert used.total_s == 3.0
+    assert used.busiest_s == 2.5
+
+
+def test_a_process_without_threads_was_not_busy() -> None:
+    assert Usage(0.0, 0.0, {}).busiest_s == 0.0
