@@ -140,7 +140,7 @@ class ScriptedClient:
     def keep_alive(self) -> None:
         self.writer.write(encode_keepalive(b""))
 
-    async def receive(self, count: int = 1, *, within_s: float = 5.0) -> list[bytes]:
+    async def receive(self, count: int = 1, *, within_s: float = 20.0) -> list[bytes]:
         """Return the next *count* frames, hub polls left out."""
         async with asyncio.timeout(within_s):
             while len(self.frames) < count:
@@ -164,7 +164,7 @@ class ScriptedClient:
             raise ConnectionResetError("the server closed the connection")
         self.frames += only_from_others(self.blocks.feed(piece))
 
-    async def ended(self, *, within_s: float = 5.0) -> str:
+    async def ended(self, *, within_s: float = 20.0) -> str:
         """Wait for the end and return how it came: `fin`, or `reset`."""
         try:
             async with asyncio.timeout(within_s):

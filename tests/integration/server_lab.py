@@ -66,7 +66,7 @@ def ask_gateway(number: int) -> bytes:
     return question(mac(number), ip(number), GATEWAY)
 
 
-async def until(check: Callable[[], object], *, within_s: float = 5.0) -> None:
+async def until(check: Callable[[], object], *, within_s: float = 20.0) -> None:
     """Wait until *check* is true; the server tells nobody, so it is looked at."""
     async with asyncio.timeout(within_s):
         while not check():  # noqa: ASYNC110 - see above

@@ -111,7 +111,7 @@ def send(machines: tuple[Machine, Machine], size: int) -> tuple[float, int]:
     client, server = machines
     receiver = start(server, TCP_SERVER)
     sent = client.python(TCP_CLIENT, str(size)).strip()
-    out, _ = receiver.communicate(timeout=30)
+    out, _ = receiver.communicate(timeout=60)
     digest, count, time_s = out.split()
     assert digest == sent
     return float(time_s), int(count)
