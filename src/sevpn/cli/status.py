@@ -84,11 +84,7 @@ def _holds(tunnel: Tunnel, check: Check) -> bool:
         case "ready":
             return tunnel.state == "connected"
         case "startup":
-            return (
-                tunnel.state == "connected"
-                or tunnel.counters.reconnects > 0
-                or tunnel.proven_at is not None
-            )
+            return tunnel.first_connected_at is not None
 
 
 def render(tunnel: Tunnel) -> str:

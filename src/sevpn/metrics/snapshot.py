@@ -201,6 +201,9 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """When it came into this state; RFC 3339, UTC."""
     proven_at: str | None = None
     """When something last came back through the tunnel; null until then."""
+
+    first_connected_at: str | None = None
+    """When it was connected for the first time; RFC 3339, UTC; null until then."""
     pid: int
     """The process that runs it."""
     server: Server

@@ -131,6 +131,7 @@ class Reporter:
         self._state: document.State = "down"
         self._since = _now()
         self._proven_at: str | None = None
+        self._first_connected_at: str | None = None
         self._server = document.Server(
             host=settings.host, port=settings.port, hub=settings.hub
         )
@@ -151,6 +152,8 @@ class Reporter:
         """The tunnel is in another state now."""
         name = state_name(state)
         self._state, self._since = name, _now()
+        if name == "connected" and self._first_connected_at is None:
+            self._first_connected_at = self._since
         facts: dict[str, Any] = {}
         text = ""
         if error is not None:
@@ -350,6 +353,7 @@ class Reporter:
             state=self._state,
             since=self._since,
             proven_at=self._proven_at,
+            first_connected_at=self._first_connected_at,
             pid=os.getpid(),
             server=self._server,
             session=None
@@ -468,5 +472,6 @@ def _span(seconds: float) -> str:
     """Return a duration as a person says it."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size or (size < 86400 and seconds >= size):
-            return f"{seconds / size:.2g} {unit}"
+            number = seconds / size
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
     return f"{seconds:.0f} s"

@@ -284,6 +284,7 @@ def test_what_the_server_wants_to_tell_its_users_is_told() -> None:
         (3600, "for 1 h"),
         (5400, "for 1.5 h"),
         (2 * 86400, "for 2 days"),
+        (365 * 86400, "for 365 days"),
     ],
 )
 def test_a_lease_says_from_whom_and_for_how_long(
