@@ -172,9 +172,13 @@ class PumpRig:
     ) -> FarEnd:
         """Add a connection to the session and return its far end."""
         far = self._far_end(buffer_bytes)
-        far.number = self.pump.add(
-            far.stream, may_send=may_send, may_receive=may_receive
-        )
+        try:
+            far.number = self.pump.add(
+                far.stream, may_send=may_send, may_receive=may_receive
+            )
+        except BaseException:
+            far.stream.close(polite=False)
+            raise
         self.turn()
         return far
 
