@@ -34,6 +34,7 @@ bench:
 	@.venv/bin/python -m bench.run $(BENCH)
 
 binary:
+	@scripts/bootstrap binary
 	@scripts/binary
 
 fuzz:
