@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process costs: processor time, its busiest thread, resident memory.
 
-Linux counts exactly (to the nanosecond) and shows hundredths of a second, so two
-seconds of work are known to 1 %. What the kernel does for a process while it runs,
-the network's soft interrupts included, is counted as the process's.
+The time of each thread is known to the nanosecond from its `schedstat`; the share of
+it that was spent in the kernel, from hundredths of a second. What the kernel does for
+a process while it runs, the network's soft interrupts included, is counted as the
+process's. A thread that ends between two looks takes its time with it.
 
-Source: proc_pid_stat(5), proc_pid_status(5).
+Source: proc_pid_stat(5), proc_pid_status(5); Linux, Documentation/scheduler/sched-stats.rst.
 """
 
 from __future__ import annotations
@@ -27,18 +28,24 @@ class Usage:
     """Processor time, seconds: since the start of a process, or between two moments."""
 
     user_s: float
-    """In the program."""
+    """In the program, to a hundredth."""
 
     system_s: float
-    """In the kernel."""
+    """In the kernel, to a hundredth."""
 
     threads: dict[int, float]
-    """Both together, of each thread."""
+    """Both together, of each thread, exactly."""
 
     @property
     def total_s(self) -> float:
-        """User and system."""
-        return self.user_s + self.system_s
+        """Of all threads."""
+        return sum(self.threads.values())
+
+    @property
+    def kernel_s(self) -> float:
+        """Of it in the kernel."""
+        both_s = self.user_s + self.system_s
+        return self.total_s * self.system_s / both_s if both_s else 0.0
 
     @property
     def busiest_s(self) -> float:
@@ -62,8 +69,15 @@ def usage(pid: int) -> Usage:
     threads: dict[int, float] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # it ends while we look
-            threads[int(task.name)] = sum(parse_stat((task / "stat").read_text()))
+            threads[int(task.name)] = _thread_s(task)
     return Usage(*parse_stat(Path(f"/proc/{pid}/stat").read_text()), threads)
+
+
+def _thread_s(task: Path) -> float:
+    try:
+        return int((task / "schedstat").read_text().split()[0]) / 1e9
+    except FileNotFoundError:  # a kernel without it
+        return sum(parse_stat((task / "stat").read_text()))
 
 
 def parse_stat(text: str) -> tuple[float, float]:

@@ -121,7 +121,7 @@ def _load(lab: Lab, candidate: Candidate, way: str, streams: int) -> dict[str, f
     values = (
         result.bits_per_s / 1e9,
         client.total_s / moved_gb,
-        client.system_s / moved_gb,
+        client.kernel_s / moved_gb,
         100 * client.busiest_s / seconds,
         100 * server.busiest_s / seconds,
         server.total_s / moved_gb,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from bench.processes import Usage, parse_stat
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -18,14 +19,19 @@ def test_times_are_found_behind_any_name() -> None:
 
 def test_what_was_used_meanwhile_is_the_difference() -> None:
     before = Usage(1.0, 2.0, {1: 2.5, 2: 0.5})
-    after = Usage(2.0, 4.0, {1: 3.0, 3: 2.5})
+    after = Usage(2.0, 5.0, {1: 3.0, 3: 3.5})
 
     used = after.since(before)
 
-    assert used == Usage(1.0, 2.0, {1: 0.5, 3: 2.5})
-    assert used.total_s == 3.0
-    assert used.busiest_s == 2.5
+    assert used == Usage(1.0, 3.0, {1: 0.5, 3: 3.5})
+    assert used.total_s == 4.0
+    assert used.busiest_s == 3.5
 
 
-def test_a_process_without_threads_was_not_busy() -> None:
-    assert Usage(0.0, 0.0, {}).busiest_s == 0.0
+def test_the_share_of_the_kernel_is_taken_of_the_exact_time() -> None:
+    assert Usage(0.01, 0.03, {1: 0.036}).kernel_s == pytest.approx(0.027)
+
+
+def test_a_process_that_did_nothing_was_not_busy() -> None:
+    used = Usage(0.0, 0.0, {})
+    assert (used.total_s, used.busiest_s, used.kernel_s) == (0.0, 0.0, 0.0)
