@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from bench.costs import parse_report
 from bench.processes import Usage, parse_stat
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,3 +36,16 @@ def test_the_share_of_the_kernel_is_taken_of_the_exact_time() -> None:
 def test_a_process_that_did_nothing_was_not_busy() -> None:
     used = Usage(0.0, 0.0, {})
     assert (used.total_s, used.busiest_s, used.kernel_s) == (0.0, 0.0, 0.0)
+
+
+def test_a_profile_is_read_greatest_share_first() -> None:
+    text = """# Overhead;Shared Object;Symbol
+# ........
+  12.50%;libssl.so.3            ;[.] SSL_write     -      -
+  37.84%;[kernel.kallsyms]      ;[k] tcp_sendmsg   -      -
+
+"""
+    assert parse_report(text) == [
+        (37.84, "[kernel.kallsyms]  [k] tcp_sendmsg"),
+        (12.5, "libssl.so.3  [.] SSL_write"),
+    ]
