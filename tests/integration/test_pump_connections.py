@@ -176,6 +176,26 @@ def test_until_a_connection_receives_the_session_does_not_fall_silent_at_once() 
         assert isinstance(rig.lost_error(), SilenceError)
 
 
+def test_the_only_sender_may_die_while_others_receive() -> None:
+    with PumpRig() as rig:
+        sender = rig.attach(may_receive=False)
+        receiver = rig.add(may_send=False)
+        sender.socket.close()
+        number, _ = rig.lost_connections.get(timeout=5)
+        assert number == sender.number
+        rig.port.host_sends(tcp_frame(1))
+        rig.pump.inject([tcp_frame(2)])
+        receiver.send(encode_batch([tcp_frame(3)]))
+        assert rig.port.host_receives() == tcp_frame(3)
+
+        # What waited goes out over the one that takes its place.
+        assert {bytes(frame) for frame in rig.add(may_receive=False).frames(2)} == {
+            tcp_frame(1),
+            tcp_frame(2),
+        }
+        assert rig.lost.empty()
+
+
 # --- priority ---
 
 

@@ -451,7 +451,7 @@ class Pump:
         """Send what was injected, and wait a moment until it is in the socket."""
         # A wait in real time, like epoll's, whatever the clock shows.
         until = time.monotonic() + _GOODBYE_S
-        for link in self._senders:
+        for link in tuple(self._senders):
             self._send_injected(link)
             poll = select.poll()
             poll.register(link.fd, select.POLLOUT)
@@ -478,6 +478,8 @@ class Pump:
 
     def _lose_connection(self, link: _Link, error: TransportError) -> None:
         """Go on without a connection; without the last one there is no session."""
+        if self._links.get(link.fd) is not link:
+            return  # it was lost a moment ago, before its last words
         if len(self._links) == 1 or self._timers is None:
             raise error
         self._timers.removed(link.number)
@@ -599,9 +601,12 @@ class Pump:
             if self._burst_count >= _BURST_FRAMES:
                 self._unsent = groups[index:]
                 break
+            total += group.size
+            if not self._senders:  # the last of them went with the group before
+                self.counters.drop("no-session", group.frames)
+                continue
             # A connection that has gone since leaves its flows to the youngest.
             link = self._senders[min(group.slot, len(self._senders) - 1)]
-            total += group.size
             if len(self._senders) > 1 and link.stream.pending_bytes > _STUCK_BYTES:
                 self.counters.drop("backlog", group.frames)
             else:
