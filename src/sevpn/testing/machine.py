@@ -309,8 +309,11 @@ class Machine:
         )
         return answer
 
-    def pings(self, address: str, *, count: int = 1, wait_s: float = 1.0) -> bool:
-        """Whether *address*, an IPv4 one, answers one of *count* ICMP echoes."""
+    def pings(self, address: str, *, count: int = 10, wait_s: float = 1.0) -> bool:
+        """Whether *address*, an IPv4 one, answers one of *count* ICMP echoes, *wait_s* apart.
+
+        A late answer to an earlier one counts, too.
+        """
         done = self.run(sys.executable, "-c", _PING, address, str(count), f"{wait_s:g}")
         return done.code == 0
 

@@ -458,7 +458,7 @@ class Capture:
     def stop(self) -> list[str]:
         """End it and return a line for each packet."""
         self._process.send_signal(signal.SIGINT)
-        out, _ = self._process.communicate(timeout=10)
+        out, _ = self._process.communicate(timeout=30)
         return [line for line in out.splitlines() if line]
 
 

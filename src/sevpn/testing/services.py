@@ -63,7 +63,7 @@ class HttpServer:
 
 
 def fetch(
-    machine: Machine, url: str, *, size: int = 0, timeout_s: float = 10.0
+    machine: Machine, url: str, *, size: int = 0, timeout_s: float = 30.0
 ) -> Fetched:
     """Ask a :class:`HttpServer` for *size* bytes.
 
@@ -185,7 +185,7 @@ class Iperf3:
         argv = [_IPERF3, "--client", self._address, "--json"]
         argv += ["--time", str(seconds), "--parallel", str(streams)]
         argv += ["--bidir"] if is_both else ["--reverse"] if is_inbound else []
-        done = client.run(*argv, env=peer_environment(), timeout_s=seconds + 15.0)
+        done = client.run(*argv, env=peer_environment(), timeout_s=seconds + 45.0)
         said: dict[str, Any] = json.loads(done.out or "{}")
         sums: dict[str, Any] = said.get("end", {})
         if "sum_received" not in sums:
