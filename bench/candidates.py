@@ -35,6 +35,12 @@ TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 _UDP_ACCELERATION_S: Final = 12.0  # it is used after ten seconds
 
 
+def told(error: Exception) -> str:
+    """Return an error's first line, without this machine's paths."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace(str(TRAFFIC.parents[1]), ".")[:200]
+
+
 class Missing(Exception):  # noqa: N818 - nothing has failed: it is not there
     """A candidate cannot take part; the text says why."""
 

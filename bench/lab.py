@@ -32,6 +32,7 @@ from bench.candidates import (
     official,
     openvpn,
     ours,
+    told,
     wireguard,
 )
 from bench.catalog import CANDIDATES
@@ -158,8 +159,7 @@ class Lab:
                 if isinstance(made, Candidate) and made.form:
                     self.document.forms[key] = made.form
             except (Missing, AssertionError, OSError) as error:
-                reason = str(error).strip().splitlines()[0]
-                self.document.missing[key] = reason.replace(str(Path.cwd()), ".")
+                self.document.missing[key] = told(error)
                 self._open[key] = None
         return self._open[key]
 

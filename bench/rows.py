@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from bench.candidates import TRAFFIC, BareTls, Candidate
+from bench.candidates import TRAFFIC, BareTls, Candidate, told
 from bench.catalog import PACES, STEADY_PER_S
 from bench.figures import percentile
 from bench.lab import Lab
@@ -53,10 +53,8 @@ def sampled(
     try:
         values = measure()
     except (AssertionError, OSError, subprocess.SubprocessError, ValueError) as error:
-        said = str(error).strip()
-        first = said.splitlines()[0] if said else type(error).__name__
         lab.document.remarks.append(
-            f"{key}, {measures[0]}: not measured in one round: {first[:200]}"
+            f"{key}, {measures[0]}: not measured in one round: {told(error)}"
         )
         values = {}
     for name in measures:
