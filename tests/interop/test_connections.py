@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several connections per session, full and half duplex, with the real server."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from sevpn.testing.lab import Client, Hub, Up
+from sevpn.testing.machine import eventually
+
+pytestmark = [pytest.mark.netns, pytest.mark.interop]
+
+GATEWAY = "192.168.30.1"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PIDFD_OPEN, _PIDFD_GETFD = 434, 438
+
+
+def login(hub: Hub) -> tuple[str, ...]:
+    return (hub.target, "--pin", hub.pin, "--user", "alice")
+
+
+def wait_for_connections(tunnel: Up, count: int) -> None:
+    eventually(
+        lambda: (tunnel.status().get("session") or {}).get("connections") == count,
+        within_s=20,
+        what=f"{count} connections",
+    )
+
+
+def established(client: Client) -> list[int]:
+    """Return the client's ports of its connections to the server, in no order."""
+    out = client.machine.check(
+        "ss", "-Htn", "state", "established", "dport", "=", ":443"
+    )
+    return [int(line.split()[2].rpartition(":")[2]) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_half"),
+    [(1, False), (2, False), (4, False), (8, False), (1, True), (3, True), (8, True)],
+)
+def test_as_many_connections_as_wanted_carry_traffic(
+    client: Client, hub: Hub, wanted: int, is_half: bool
+) -> None:
+    options = ("--connections", str(wanted), *(["--half-duplex"] * is_half))
+    count = max(wanted, 2) if is_half else wanted
+    with client.up(*login(hub), *options, password="secret") as tunnel:
+        wait_for_connections(tunnel, count)
+
+        session = tunnel.status()["session"]
+        assert session["max_connections"] == count
+        assert session["half_duplex"] == is_half
+        assert len(established(client)) == count
+        assert client.machine.pings(GATEWAY, count=10)
+        assert tunnel.status()["counters"]["reconnects"] == 0
+        assert hub.server.sessions(hub.name) == [session["name"]]
+
+
+def test_all_connections_live_longer_than_the_time_out(
+    client: Client, hub: Hub
+) -> None:
+    hub.user("brief", TimeOut="5")
+    with client.up(
+        *(hub.target, "--pin", hub.pin, "--user", "brief"),
+        *("--connections", "4", "--half-duplex"),
+        password="secret",
+    ) as tunnel:
+        wait_for_connections(tunnel, 4)
+        before = sorted(established(client))
+
+        time.sleep(7)  # the time-out and some: silence is what is tested
+
+        assert client.machine.pings(GATEWAY)
+        assert sorted(established(client)) == before
+        assert tunnel.status()["counters"]["reconnects"] == 0
+
+
+def test_the_end_of_one_connection_leads_to_a_clean_new_session(
+    client: Client, hub: Hub
+) -> None:
+    """5.01.9674 with OpenSSL 3 lets all connections die of one end without close_notify."""
+    with client.up(*login(hub), "--connections", "4", password="secret") as tunnel:
+        wait_for_connections(tunnel, 4)
+        first = tunnel.status()["session"]["name"]
+        assert client.machine.pings(GATEWAY)
+
+        end_one(tunnel, established(client)[2])
+        eventually(
+            lambda: tunnel.status()["counters"]["reconnects"] == 1, what="a new session"
+        )
+
+        status = tunnel.wait()
+        assert status["session"]["name"] != first
+        wait_for_connections(tunnel, 4)
+        assert client.machine.pings(GATEWAY, count=10)
+        assert tunnel.status()["counters"]["reconnects"] == 1
+
+
+def end_one(tunnel: Up, port: int) -> None:
+    """Send a FIN on the connection from *port*, without a close_notify."""
+    pid = tunnel.process.pid
+    pidfd = _libc.syscall(_PIDFD_OPEN, pid, 0)
+    assert pidfd >= 0, os.strerror(ctypes.get_errno())
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            fd = _libc.syscall(_PIDFD_GETFD, pidfd, int(entry.name), 0)
+            assert fd >= 0, os.strerror(ctypes.get_errno())
+            with socket.socket(fileno=fd) as sock:
+                if sock.family == socket.AF_INET and sock.getsockname()[1] == port:
+                    sock.shutdown(socket.SHUT_WR)
+                    return
+    finally:
+        os.close(pidfd)
+    raise AssertionError(f"no connection from port {port}")
