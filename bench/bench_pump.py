@@ -4,12 +4,14 @@
     sender ─> TAP ─> pump A ─> connection ─> pump B ─> TAP ─> receiver
     └──── namespace A ────┘    loopback      └──── namespace B ────┘
 
-Run as root: `python bench/bench_pump.py [--seconds 3] [--rounds 3] [--tls] [--udp]`.
+Run as root: `python -m bench.bench_pump [--seconds 3] [--rounds 3] [--tls] [--udp]`.
 
 Each pump has a process of its own; one TCP stream (or small UDP frames) runs
 through. Pump A shows the outbound side, pump B the inbound side. The trivial loop
 does no more than it must: read frames, join them with their sizes, send; receive,
-cut, write. It knows no limits, timers, sieve, back-pressure or second session.
+cut, write. It knows no limits, timers, sieve, back-pressure or second session, and
+no super-segments: the pump has them where the kernel is compiled, and with
+SEVPN_KERNEL=python in the environment it has a plain TAP, too.
 
 Where the machine has other work, throughput says little; processor seconds per
 GB, which each process measures of itself, and the ratio of the two are what counts.
@@ -36,6 +38,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sevpn.dataplane import ports
+from sevpn.dataplane.path import is_compiled
 from sevpn.dataplane.pump import Pump
 from sevpn.net.tap import Tap, open_tap
 from sevpn.server.certificate import make_identity, server_context
@@ -240,7 +243,8 @@ def run_end(
     )
     if ctypes.CDLL(None).unshare(0x40000000):
         sys.exit("bench_pump: needs root for its own network namespaces")
-    tap = open_tap("bench0")
+    # The trivial loop knows nothing of super-segments.
+    tap = open_tap("bench0", offload=name == "pump" and is_compiled())
     mac = MACS[index]
     for command in (
         f"ip link set dev bench0 address {mac} mtu 1500",

@@ -6,7 +6,7 @@
     send      SecureStream or SSLSocket, 48 KiB at a time  ──>  a trivial receiver
     receive   a trivial sender  ──>  SecureStream or SSLSocket, 128 KiB at a time
 
-Run: `python bench/bench_stream.py [--mib 256] [--rounds 5]`.
+Run: `python -m bench.bench_stream [--mib 256] [--rounds 5]`.
 
 The two take turns in one run, each without ever blocking in a send. What counts is
 the ratio, SSLSocket's seconds per GB by SecureStream's: over 1, SecureStream is the

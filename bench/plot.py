@@ -84,6 +84,6 @@ def _bar(name: str, figure: Spread, top: int, scale: float) -> list[str]:
     if figure.count > 1:
         parts.append(
             f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {top + 4}v8M{high:.1f} {top + 4}v8"'
-            ' stroke="currentColor" fill="none"/>'
+            ' stroke="#d29922" fill="none"/>'
         )
     return parts
