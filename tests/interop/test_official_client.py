@@ -116,15 +116,22 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
         yield server, client
 
 
-def begin(client: OfficialClient, *, user: str, password: str, kind: str) -> str:
-    """Have the client connect with QoS on, and return its interface at once."""
+def begin(
+    client: OfficialClient,
+    *,
+    user: str,
+    password: str,
+    kind: str,
+    connections: str = "/MAXTCP:1 /HALF:no /NOQOS:no",
+) -> str:
+    """Have the client connect, and return its interface at once."""
     client.command("NicCreate se0")
     client.command(
         f"AccountCreate t1 /SERVER:192.0.2.1:443 /HUB:TEST /USERNAME:{user} /NICNAME:se0"
     )
     client.command(f"AccountPasswordSet t1 /PASSWORD:{password} /TYPE:{kind}")
     client.command(
-        "AccountDetailSet t1 /MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:no /DISABLEUDP:no"
+        f"AccountDetailSet t1 {connections} /INTERVAL:1 /TTL:0 /BRIDGE:no /MONITOR:no /NOTRACK:no /DISABLEUDP:no"
     )
     client.command("AccountRetrySet t1 /NUM:999 /INTERVAL:5")
     client.command("AccountConnect t1")
@@ -151,6 +158,50 @@ def test_the_official_client_connects_and_passes_traffic(
     assert server_machine.pings("198.51.100.50", count=5), "the client, from there"
     received = _download(server_machine, client_machine)
     assert received == BULK_SIZE
+
+
+@pytest.mark.parametrize(
+    ("connections", "count"),
+    [
+        ("/MAXTCP:8 /HALF:no /NOQOS:yes", 8),
+        ("/MAXTCP:8 /HALF:yes /NOQOS:yes", 8),
+        ("/MAXTCP:8 /HALF:yes /NOQOS:no", 8),
+        ("/MAXTCP:1 /HALF:no /NOQOS:no", 2),
+    ],
+)
+def test_the_official_client_opens_all_its_connections_and_passes_traffic(
+    machines: tuple[Machine, Machine], connections: str, count: int
+) -> None:
+    server_machine, client_machine = machines
+    EmbeddedServer(server_machine)
+    client = OfficialClient(client_machine)
+
+    nic = begin(
+        client,
+        user="alice",
+        password="secret",
+        kind="standard",
+        connections=connections,
+    )
+    # It opens one a second.
+    eventually(
+        lambda: _established(client_machine) == count,
+        within_s=30,
+        what=f"{count} connections",
+    )
+    client_machine.sh(f"ip addr add 198.51.100.50/24 dev {nic}; ip link set {nic} up")
+
+    assert client_machine.pings("198.51.100.1", count=5), "the virtual gateway"
+    assert client_machine.pings("198.51.100.9", count=5), "a host behind the TAP"
+    assert server_machine.pings("198.51.100.50", count=5), "the client, from there"
+    assert _download(server_machine, client_machine) == BULK_SIZE
+    assert _established(client_machine) == count
+
+
+def _established(machine: Machine) -> int:
+    """Count the connections to the server."""
+    listed = machine.check("ss", "-Htn", "state", "established", "dport", "=", ":443")
+    return len(listed.splitlines())
 
 
 def _download(server: Machine, client: Machine) -> int:
