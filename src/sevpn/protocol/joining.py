@@ -27,7 +27,7 @@ from sevpn.errors import RemoteProtocolError
 from sevpn.protocol.conversation import Conversation, HelloReceived
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.messages import SESSION_KEY_SIZE, Hello, ServerRefusal
-from sevpn.wire.pack import Pack, data, integer, text
+from sevpn.wire.pack import Kind, Pack, data, integer, text
 
 __all__ = [
     "ClientJoin",
@@ -107,10 +107,12 @@ def decode_join_answer(pack: Pack) -> Direction | ServerRefusal:
     """Return what the server answers to a request to join.
 
     Raises:
-        RemoteProtocolError: The direction is none of the three.
+        RemoteProtocolError: There is no direction, or it is none of the three.
     """
     if code := pack.get_int("error"):
         return ServerRefusal(code)
+    if pack.find("direction", Kind.INT) is None:
+        raise RemoteProtocolError("the answer names no direction")
     number = pack.get_int("direction")
     try:
         return Direction(number)

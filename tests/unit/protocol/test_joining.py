@@ -166,6 +166,11 @@ def test_an_answer_is_read_as_it_was_made(direction: Direction) -> None:
     assert decode_join_answer(made) is direction
 
 
+def test_an_answer_without_a_direction_is_none() -> None:
+    with pytest.raises(RemoteProtocolError, match="no direction"):
+        decode_join_answer(Pack((integer("error", 0),)))
+
+
 def test_an_error_is_read_before_the_direction() -> None:
     assert decode_join_answer(
         Pack((integer("error", 13), integer("direction", 77)))
