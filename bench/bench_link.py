@@ -133,7 +133,10 @@ class Site:
             options = ["--pin", self.hub.pin, "--user", "alice"]
             if connections > 1:
                 options += ["--connections", str(connections)]
-            with client.up(self.hub.target, *options, password="secret") as up:
+            # A tunnel's MAC address comes of its name, and both are in one hub.
+            with client.up(
+                self.hub.target, *options, name=f"t{connections}", password="secret"
+            ) as up:
                 eventually(
                     lambda: connection_count(up) >= connections,
                     within_s=30 + 3 * connections,
@@ -152,7 +155,10 @@ class Site:
             load.machine.popen(self._iperf3(load), env=peer_environment())
             for load in loads
         ]
-        return [self._result(process) for process in running]
+        return [
+            self._result(load, process)
+            for load, process in zip(loads, running, strict=True)
+        ]
 
     def _iperf3(self, load: Load) -> list[str | Path]:
         return [
@@ -163,12 +169,12 @@ class Site:
             *(["--reverse"] if load.is_inbound else []),
         ]
 
-    def _result(self, process: subprocess.Popen[str]) -> float:
+    def _result(self, load: Load, process: subprocess.Popen[str]) -> float:
         # Where a queue of seconds stands before the tunnel, the end waits behind it.
         out, _ = process.communicate(timeout=self.seconds + OMIT_S + 120)
         said = json.loads(out)
         if "error" in said:
-            raise RuntimeError(f"iperf3: {said['error']}")
+            raise RuntimeError(f"iperf3 with {load.address}: {said['error']}")
         rate: float = said["end"]["sum_received"]["bits_per_second"]
         return rate / 1e6
 
