@@ -20,10 +20,14 @@ tmpfiles.d(5) for the lock.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 __all__ = ["hold_files", "is_frozen", "own_command", "restore_environment"]
 
@@ -64,19 +68,41 @@ def own_command(environ: Mapping[str, str], *, frozen: bool) -> list[str]:
 
 
 def hold_files(environ: Mapping[str, str], *, frozen: bool) -> None:
-    """Keep the unpacked files for as long as this process lives.
+    """Keep the unpacked files for as long as this process lives, and no longer.
 
     Many machines remove what has lain in the temporary folder for days. They
     leave out a folder that somebody has locked.
+
+    The outer launcher dies of the SIGHUP of a terminal that is closed, while we
+    end in order; what it cannot remove any more is then removed by us.
     """
     if not frozen:
         return
-    for folder in (getattr(sys, "_MEIPASS", None), environ.get("STATICX_BUNDLE_DIR")):
-        if folder is None:
-            continue
-        # Never closed: the lock ends with the process.
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            continue  # a file system without locks: as before this one tried
+    bundle = environ.get("STATICX_BUNDLE_DIR")
+    for folder in (getattr(sys, "_MEIPASS", None), bundle):
+        if folder is not None:
+            _lock(folder)
+    if bundle is not None:
+        atexit.register(_remove_orphan, bundle, _outer_launcher())
+
+
+def _lock(folder: str) -> None:
+    # Never closed: the lock ends with the process. A file system without locks
+    # is no reason to fail.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _outer_launcher() -> int | None:
+    """Return our parent's parent; another one than before means that that has ended."""
+    try:
+        line = Path(f"/proc/{os.getppid()}/stat").read_text("ascii", "replace")
+    except OSError:
+        return None
+    return int(line.rpartition(")")[2].split()[1])  # PID (NAME) STATE PPID …
+
+
+def _remove_orphan(bundle: str, launcher: int | None) -> None:
+    if _outer_launcher() != launcher:
+        shutil.rmtree(bundle, ignore_errors=True)
