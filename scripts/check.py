@@ -92,7 +92,7 @@ class Stage(enum.Enum):
     """What runs the sources, what was compiled of them, and the installed package."""
 
 
-AT_A_TIME: Final = {Stage.CHECKS: 2, Stage.TESTS: 4}
+AT_A_TIME: Final = {Stage.CHECKS: 2, Stage.TESTS: 3}
 """How many steps of a stage run beside each other, in the order of the list."""
 
 
@@ -381,7 +381,7 @@ def unit_tests() -> Outcome:
     """Run the unit tests, and see that they take every branch where that is promised."""
     for old in WORK.glob("coverage*"):
         old.unlink()
-    outcome = pytest_in("tests/unit", limit_s=600, with_coverage=True)()
+    outcome = pytest_in("tests/unit", limit_s=600, workers=2, with_coverage=True)()
     environ = {"COVERAGE_FILE": str(WORK / "coverage")}
     coverage = [PYTHON, "-m", "coverage"]
     run_program([*coverage, "combine", "--quiet"], limit_s=60, environ=environ)
@@ -479,7 +479,7 @@ def gate(fuzz_seconds: int) -> list[Step]:
         Step("unit", unit_tests),
         Step("netns", pytest_in(e2e[0], limit_s=600, workers=2, as_root=True)),
         Step("interop", pytest_in(e2e[1], limit_s=600, workers=2, as_root=True)),
-        Step("integration", pytest_in("tests/integration", limit_s=400)),
+        Step("integration", pytest_in("tests/integration", limit_s=400, workers=2)),
         Step(
             "e2e-python",
             pytest_in(
