@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sevpn.dataplane.path import is_compiled
 from sevpn.testing.lab import SERVER, Client, Hub
 from sevpn.testing.machine import eventually
 
@@ -22,6 +23,8 @@ def test_a_password_user_gets_a_proven_network(client: Client, hub: Hub) -> None
         status = tunnel.status()
 
         assert status["state"] == "connected"
+        kernel = "compiled" if is_compiled() else "python"  # SEVPN_KERNEL says so
+        assert status["interface"]["kernel"] == kernel
         assert status["proven_at"] is not None
         assert status["session"]["name"].startswith("SID-ALICE-")
         assert status["server"]["verified_by"] == "pin"

@@ -93,6 +93,11 @@ def test_nothing_of_the_lease_stays_while_the_server_is_away(
             server.stop()
             tunnel.wait("waiting")
 
+            # It has been connected once, and is not now; nor has it had a second session.
+            checks = ("live", "startup", "ready")
+            assert [
+                client.sevpn("status", "--check", check, "t").code for check in checks
+            ] == [0, 0, 1]
             held = client.machine.snapshot()
             assert held.resolv_conf == before.resolv_conf
             assert not [a for a in held.addresses if a.startswith("sevpn0")]

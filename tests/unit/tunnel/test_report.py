@@ -391,6 +391,20 @@ def test_a_tunnel_that_has_done_nothing_has_a_whole_document() -> None:
     assert found["latency_ms"] == {"gateway": None}
 
 
+def test_the_first_time_that_it_was_connected_is_never_forgotten() -> None:
+    told = Told()
+    told.reporter.changed(m.Proving(RUN), error=None, now=0.0)
+    assert told.document().first_connected_at is None
+
+    told.reporter.changed(m.Connected(RUN, since=1.0), error=None, now=1.0)
+    first = told.document().first_connected_at
+    assert first == told.document().since
+
+    told.reporter.changed(m.Waiting(RUN, retry_at=9.0), error=RESET, now=2.0)
+    told.reporter.new_attempt()
+    assert told.document().first_connected_at == first
+
+
 def test_sessions_after_the_first_are_reconnects() -> None:
     told = Told()
     counts = []
