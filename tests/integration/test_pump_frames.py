@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 
@@ -12,7 +13,7 @@ from sevpn.errors import LocalProtocolError
 from sevpn.testing.clock import VirtualClock
 from sevpn.testing.memory import MemoryPort
 from sevpn.testing.rig import OUR_MAC, PumpRig
-from sevpn.wire.block import EMPTY_BATCH, encode_batch
+from sevpn.wire.block import EMPTY_BATCH, BlockReader, encode_batch
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -238,7 +239,7 @@ def test_a_server_that_does_not_read_stops_the_reading_of_the_tap_and_nothing_is
     None
 ):
     frames = [tcp_frame(number, size=1500) for number in range(1500)]
-    with PumpRig(port=MemoryPort(queue_bytes=8192)) as rig:
+    with PumpRig(port=MemoryPort(queue_bytes=8192), clock=VirtualClock()) as rig:
         far = rig.attach(buffer_bytes=4096)
         rig.port.set_host_blocking(is_blocking=False)
         taken = 0
@@ -261,6 +262,39 @@ def test_a_server_that_does_not_read_stops_the_reading_of_the_tap_and_nothing_is
         rig.port.host_sends(frames[taken])
         assert far.frames(1) == [frames[taken]]
         assert rig.counters.dropped_frames == {}
+
+
+def test_what_waits_for_long_loses_a_large_frame_now_and_then_and_no_small_one(
+    kernel: str,
+) -> None:
+    # So that the port holds more than one collection: 128 frames, or 128 KiB.
+    large = 1500 if kernel == "compiled" else 700
+    clock = VirtualClock()
+    with PumpRig(port=MemoryPort(queue_bytes=1 << 20), clock=clock) as rig:
+        far = rig.attach(buffer_bytes=4096)
+        rig.port.set_host_blocking(is_blocking=False)
+        sent: list[bytes] = []
+        reader = BlockReader()
+        got: list[bytes] = []
+        for number in range(200):  # four seconds; the server takes 8 KiB every 20 ms
+            with contextlib.suppress(BlockingIOError):
+                for size in (60, *[large] * 20):
+                    frame = tcp_frame(number, size=size)
+                    rig.port.host_sends(frame)
+                    sent.append(frame)
+            clock.advance(0.02)
+            rig.turn()
+            if not far.is_quiet():
+                got += reader.feed(far.socket.recv(8192))
+            rig.turn()
+        rig.pump.sieve.is_open = False
+
+        lost = rig.pump.counters.dropped_frames["standing"]
+        assert rig.pump.counters.dropped_frames.keys() == {"standing"}
+        assert 3 <= lost < 60
+        small = [frame for frame in got if len(frame) == 60]
+        assert small == [frame for frame in sent if len(frame) == 60][: len(small)]
+        assert len(small) > 20
 
 
 def test_a_full_tap_costs_the_frame_and_no_keepalive() -> None:

@@ -58,6 +58,7 @@ class CompiledPath:
 
     def __init__(self, port: FramePort, *, sieve: Sieve, counters: Counters) -> None:
         self.is_drained = False
+        self.sheds = False
         self.scanner = Scanner()
         """Holds the chunk at hand, of whichever connection."""
         self._port = port
@@ -113,11 +114,14 @@ class CompiledPath:
     ) -> list[Group]:
         """Read packets until a limit is reached, and cut them."""
         cutter, counters = self._cutter, self._counters
+        cutter.sheds = self.sheds
         groups = cutter.collect(frame_limit, _COLLECT_BYTES, slot_count, has_priority)
         self.is_drained = cutter.is_drained
+        self.sheds = cutter.sheds
         counters.drop("runt", cutter.dropped_runts)
         counters.drop("oversized", cutter.dropped_oversized)
         counters.drop("malformed", cutter.dropped_malformed)
+        counters.drop("standing", cutter.dropped_standing)
         out = self._out
         return [
             Group(slot, out[begin:end], frames, end - begin - _overhead_bytes(frames))

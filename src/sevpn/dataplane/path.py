@@ -106,6 +106,9 @@ class FramePath(Protocol):
     is_drained: bool
     """Whether the last :meth:`collect` left nothing at the TAP."""
 
+    sheds: bool
+    """Whether the next large frame of the host is to be dropped; false once it was."""
+
     def open_inlet(self) -> Inlet:
         """Return the inbound direction of a new connection."""
         ...

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from sevpn.dataplane.buffers import BlockCutter, join_batch
+from sevpn.dataplane.kernel.constants import LARGE_FRAME
 from sevpn.dataplane.path import CHUNK_BYTES, TAP_ERRORS, Group, sift
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.sieve import Sieve
@@ -87,6 +88,7 @@ class PlainPath:
 
     def __init__(self, port: FramePort, *, sieve: Sieve, counters: Counters) -> None:
         self.is_drained = False
+        self.sheds = False
         self._port = port
         self._sieve = sieve
         self._counters = counters
@@ -113,6 +115,8 @@ class PlainPath:
         limit = min(FULL_BATCH, frame_limit)
         frames = list(islice(iter(self._port.read, None), limit))
         self.is_drained = len(frames) < limit
+        if self.sheds:
+            self._shed(frames)
         if not frames:
             return []
         sizes = list(map(len, frames))
@@ -130,6 +134,15 @@ class PlainPath:
             )
             by_slot.setdefault(slot, []).append(frame)
         return [_group(slot, share) for slot, share in by_slot.items()]
+
+    def _shed(self, frames: list[bytes]) -> None:
+        """Drop the first large frame, if there is one."""
+        for index, frame in enumerate(frames):
+            if len(frame) >= LARGE_FRAME:
+                del frames[index]
+                self.sheds = False
+                self._counters.drop("standing")
+                return
 
     def _without_misfits(self, frames: list[bytes]) -> list[bytes]:
         """Drop what the protocol cannot carry: a TAP with too large an MTU has such frames."""

@@ -32,8 +32,9 @@ control gets is copied. A group belongs to the path until the next collection; w
 the burst limit holds back is sent before that.
 
 Nothing here grows without bound: a connection that does not take what is queued
-stops the reading of the TAP, so that the kernel's queue discipline decides what
-is dropped, and a TAP that takes nothing costs the frame, never a keep-alive. Of
+stops the reading of the TAP. What waits there for too long loses a frame now and
+then (`standing.py`), so that the host's TCP sends slower instead of making everybody
+wait. A TAP that takes nothing costs the frame, never a keep-alive. Of
 several connections one that is stuck does not stop the others: its flows lose
 frames beyond a limit, as behind any router.
 
@@ -58,6 +59,7 @@ from sevpn.dataplane.mailbox import Mailbox
 from sevpn.dataplane.path import Group, Inlet, open_path
 from sevpn.dataplane.ports import FramePort, SecureStream
 from sevpn.dataplane.sieve import Sieve
+from sevpn.dataplane.standing import StandingQueue
 from sevpn.errors import HostError, LocalProtocolError, SevpnError, TransportError
 from sevpn.log import get_logger
 from sevpn.metrics.counters import Counters
@@ -83,7 +85,7 @@ _COLLECT_BYTES: Final = 256 * 1024
 """Read from the TAP per turn, so that the other direction has its turn."""
 
 _BACKLOG_BYTES: Final = 128 * 1024
-"""With more than this waiting for every socket, the TAP is not read."""
+"""With more than this waiting for a socket, nothing of our own is added to it."""
 
 _STUCK_BYTES: Final = 512 * 1024
 """With more than this waiting for one socket of several, its frames are dropped."""
@@ -190,6 +192,7 @@ class Pump:
             False  # whether a connection may have more that epoll does not know of
         )
         self._unsent: list[Group] = []
+        self._standing = StandingQueue()
         self._burst_ends_at = -math.inf
         self._burst_count = 0
 
@@ -551,7 +554,7 @@ class Pump:
             groups, self._unsent = self._unsent, []
             self._send_groups(groups)
         if is_tap_ready and self.sieve.is_open:
-            self._send_from_tap()
+            self._send_from_tap(now)
 
     def _send_injected(self, link: _Link) -> None:
         frames, refused = self._mailbox.take_frames()
@@ -561,7 +564,7 @@ class Pump:
             sizes = list(map(len, part))
             self._send(link, Group(0, join_batch(part, sizes), len(part), sum(sizes)))
 
-    def _send_from_tap(self) -> None:
+    def _send_from_tap(self, now: float) -> None:
         """Send what the TAP holds, up to the limits of a turn."""
         room = _COLLECT_BYTES
         while (
@@ -585,14 +588,19 @@ class Pump:
                 ) from error
             room -= self._send_groups(groups)
             if self._path.is_drained:
+                self._standing.empty()
                 return
+        # Something is left. If it waits for us alone it is gone when we have caught up.
+        if room < _COLLECT_BYTES and not self._has_room() and self._standing.waits(now):
+            self._path.sheds = True
 
     def _has_room(self) -> bool:
-        """Whether any connection takes more: with none the TAP is not read."""
-        for link in self._senders:
-            if link.stream.pending_bytes <= _BACKLOG_BYTES:
-                return True
-        return False
+        """Whether any connection takes more: with none the TAP is not read.
+
+        It does when all that was queued is in the socket, which holds what is
+        needed until it is writable again (TCP_NOTSENT_LOWAT).
+        """
+        return any(not link.stream.pending_bytes for link in self._senders)
 
     def _send_groups(self, groups: list[Group]) -> int:
         """Send groups until the burst limit holds the rest back; return their bytes."""

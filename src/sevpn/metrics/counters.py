@@ -11,6 +11,7 @@ connection. What was dropped instead of reaching its goal counts under a reason:
     runt             both        shorter than an Ethernet header
     oversized        both        longer than 1600 bytes
     malformed        outbound    the TAP's offload header contradicts the packet
+    standing         outbound    the queue at the TAP had not been empty for a while
     backlog          outbound    of several connections, the one of its flow takes nothing
     not-ready        inbound     the address is not set yet, and it is not DHCP or ARP
     tap-full         inbound     the kernel's queue of the TAP is full
@@ -34,6 +35,7 @@ DropReason = Literal[
     "runt",
     "oversized",
     "malformed",
+    "standing",
     "backlog",
     "not-ready",
     "tap-full",

@@ -44,6 +44,7 @@ cdef enum:
     DATA = 3
     MAX_FLOWS = 8
     MAX_PIECES = 64
+    LARGE_FRAME = 600
     BURST = 512
     MAX_BATCHES = 2048
     PACKET_SIZE = 65564

@@ -72,6 +72,8 @@ ALL_BITS: Final = 0xFFFFFFFF
 # --- sizes of our own tables ---
 MAX_FLOWS: Final = 8
 MAX_PIECES: Final = 64
+LARGE_FRAME: Final = 600
+"""Smaller frames are never shed: acknowledgements, names, voice, pings."""
 BURST: Final = 512
 """Frames that may be handed to TCP in one go."""
 MAX_BATCHES: Final = 2048

@@ -16,6 +16,8 @@ cdef class Cutter:
     cdef readonly Py_ssize_t dropped_runts
     cdef readonly Py_ssize_t dropped_oversized
     cdef readonly Py_ssize_t dropped_malformed
+    cdef public bint sheds
+    cdef readonly Py_ssize_t dropped_standing
     cdef int _descriptor
     cdef Py_ssize_t _header_size
     cdef unsigned char *_out
@@ -53,6 +55,8 @@ cdef class Cutter:
 
     @cython.locals(frame=Py_ssize_t, end=Py_ssize_t, flags=int, kind=int, at=Py_ssize_t)
     cdef bint _cut_packet(self, Py_ssize_t size) noexcept nogil
+
+    cdef void _shed(self) noexcept nogil
 
     cdef bint _has_room(self, Py_ssize_t count, Py_ssize_t frame_bytes) noexcept nogil
 

@@ -51,6 +51,7 @@ if not cython.compiled:  # the compiled form has these from the .pxd
         ICMP,
         IPV4,
         IPV6,
+        LARGE_FRAME,
         MAX_BATCHES,
         MAX_FRAME,
         MIN_FRAME,
@@ -100,6 +101,10 @@ class Cutter:
         """Their bytes."""
         self.is_drained = False
         """Whether the TAP had nothing more."""
+        self.sheds = False
+        """Whether the next large frame is to be dropped; false once it was."""
+        self.dropped_standing = 0
+        """Frames dropped so."""
         self.dropped_runts = 0
         """Frames under 14 bytes."""
         self.dropped_oversized = 0
@@ -167,6 +172,7 @@ class Cutter:
         self.dropped_runts = 0
         self.dropped_oversized = 0
         self.dropped_malformed = 0
+        self.dropped_standing = 0
         self._end = 0
         self._batch_count = 0
         self._slot = -1
@@ -267,12 +273,20 @@ class Cutter:
             return True
         if not self._has_room(1, size - frame):
             return False
+        if self.sheds and size - frame >= LARGE_FRAME:
+            self._shed()
+            return True
         if flags & NEEDS_CHECKSUM and not self._finish_checksum(frame, end):
             self.dropped_malformed += 1
             return True
         at = self._block(size - frame, self._slot_of(frame, end))
         copy(self._out, at, self._packet, frame, size - frame)
         return True
+
+    def _shed(self) -> None:
+        """Note that a frame is dropped."""
+        self.sheds = False
+        self.dropped_standing += 1
 
     def _has_room(self, count: int, frame_bytes: int) -> bool:
         """Whether so many frames fit behind those that are there."""
@@ -327,6 +341,9 @@ class Cutter:
         pseudo = get16(self._packet, field) + (0xFFFF - ((end - transport) & 0xFFFF))
         put16(self._packet, field, 0)
         index = 0
+        if self.sheds and count > 1:
+            self._shed()
+            index = 1
         while index < count:
             size = min(end - body - index * segment, segment)
             at = self._block(head_size + size, slot)

@@ -144,6 +144,8 @@ class Merger:
             first: Index of the first.
             count: How many.
         """
+        assert first >= 0 <= count, "a negative place"
+        assert first + count <= min(len(starts), len(sizes)), "not so many frames"
         self._data = data
         self._starts = starts
         self._sizes = sizes

@@ -116,6 +116,7 @@ class Scanner:
             RemoteProtocolError: A size is over its limit. The attributes hold
                 what stood before it; drop the state and its connection.
         """
+        assert 0 <= size <= CHUNK_SIZE, "more than there was room for"
         with cython.nogil:
             end = self._scan(state, state.tail_size + size)
         if end < 0:
