@@ -78,6 +78,17 @@ class Document:
         """Append the value of the next round."""
         self.samples.setdefault(measure, {}).setdefault(candidate, []).append(value)
 
+    def take(self, later: Document) -> None:
+        """Put what was measured later in the place of what there is of it."""
+        self.samples |= later.samples
+        self.forms |= later.forms
+        there = {name for series in later.samples.values() for name in series}
+        self.missing = {
+            name: reason for name, reason in self.missing.items() if name not in there
+        } | later.missing
+        self.long_paths = later.long_paths or self.long_paths
+        self.remarks += later.remarks
+
     def series(self, measure: str, candidate: str) -> Series:
         """Return the values of all rounds; empty if it was not measured."""
         return self.samples.get(measure, {}).get(candidate, [])

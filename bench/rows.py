@@ -384,13 +384,10 @@ def footprint(lab: Lab) -> None:
 
 
 def link(lab: Lab) -> None:
-    """Long paths: bench_link.py, which has a lab of its own."""
-    words = [
-        "--seconds",
-        str(3 * lab.settings.seconds + 1),
-        "--rounds",
-        str(lab.settings.few),
-    ]
+    """Long paths: bench_link.py, which has a lab of its own; of one round, a part."""
+    seconds, rounds = 3 * lab.settings.seconds + 1, lab.settings.few
+    words = ["--seconds", str(seconds), "--rounds", str(rounds)]
+    words += ["--row", "clean"] if rounds == 1 else []
     done = subprocess.run(
         [sys.executable, "-m", "bench.bench_link", "--json", *words],
         cwd=TRAFFIC.parents[1],

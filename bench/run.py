@@ -2,12 +2,13 @@
 """Measure sevpn beside its rivals, in one run: `make bench`.
 
     python -m bench.run [--row NAME …] [--skip NAME …] [--rounds N] [--seconds N] [--quick]
-                        [--json] [--output FOLDER]
+                        [--json] [--output FOLDER | --into FILE]
 
 Needs root, and `scripts/peers`. The method is described in bench/README.md. A whole
 run is stored in bench/results: its samples as JSON, and as `latest.md` and
 `latest.svg` for people. A part of it (`--row`) or a `--quick` one is shown, and
-stored only with `--output`. Progress goes to standard error.
+stored only with `--output`; with `--into` a part replaces what a stored run has of
+the same measures, which stay comparable: ratios are of one row's rounds. Progress goes to standard error.
 
 Exit code: 0 all that was measured keeps its promise, 1 something does not, 78 this
 host cannot run it.
@@ -59,6 +60,11 @@ def main() -> int:
                 document.remarks.append(f"left out: {name}")
                 continue
             _run(name, lab)
+    if options.into:
+        document.remarks.append(
+            f"measured again at {document.at}: {', '.join(options.row or ROWS)}"
+        )
+        document = _merged(options.into, document)
     _store(document, options)
     if options.json:
         print(json.dumps(document.to_json()))
@@ -106,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="the samples as JSON")
     parser.add_argument("--output", type=Path, help="where to store it")
+    parser.add_argument("--into", type=Path, help="a stored run that takes it in")
     return parser
 
 
@@ -159,17 +166,25 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _merged(stored: Path, later: Document) -> Document:
+    document = Document.from_json(json.loads(stored.read_text()))
+    document.take(later)
+    return document
+
+
 def _store(document: Document, options: argparse.Namespace) -> None:
     is_whole = not options.row and not options.quick
-    folder: Path | None = options.output or (RESULTS if is_whole else None)
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{document.at[:10]}-{os.cpu_count()}-cores-{platform.machine()}.json"
+    path: Path | None = options.into
+    if options.output or (is_whole and not path):
+        path = (options.output or RESULTS) / name
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document.to_json(), indent=1, ensure_ascii=False) + "\n"
-    (folder / name).write_text(text)
-    (folder / "latest.md").write_text(page(document))
-    (folder / "latest.svg").write_text(draw(document))
+    path.write_text(text)
+    path.with_name("latest.md").write_text(page(document))
+    path.with_name("latest.svg").write_text(draw(document))
 
 
 if __name__ == "__main__":

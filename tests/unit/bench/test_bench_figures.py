@@ -87,3 +87,29 @@ def test_a_document_comes_back_from_json() -> None:
 def test_a_document_of_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format 99"):
         Document.from_json(Document().to_json() | {"format": 99})
+
+
+def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
+    document = Document(
+        samples={"heal": {"sevpn": [9.0]}, "idle/cpu": {"sevpn": [0.1]}},
+        missing={"sevpn": "not compiled", "openvpn": "no package"},
+        long_paths=[{"row": "old"}],
+        remarks=["first"],
+    )
+
+    document.take(
+        Document(
+            samples={"heal": {"sevpn": [1.0, 1.0]}},
+            forms={"sevpn": {"kernel": "compiled"}},
+            missing={"wireguard-go": "no package"},
+            remarks=["second"],
+        )
+    )
+
+    assert document.samples == {
+        "heal": {"sevpn": [1.0, 1.0]},
+        "idle/cpu": {"sevpn": [0.1]},
+    }
+    assert document.missing == {"openvpn": "no package", "wireguard-go": "no package"}
+    assert document.long_paths == [{"row": "old"}]
+    assert document.remarks == ["first", "second"]
