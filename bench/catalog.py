@@ -126,7 +126,9 @@ MEASURES: Final = {
         Measure("idle/cpu", "idle", "% of a core", "less"),
         Measure("start/securenat", "start to proven, SecureNAT", "s", "less"),
         Measure("start/dnsmasq", "start to proven, dnsmasq", "s", "less"),
-        Measure("heal", "heal after a reset, DHCP included", "s", "less"),
+        Measure("start/own", "start to proven, our server", "s", "less"),
+        Measure("heal/securenat", "heal after a reset, SecureNAT", "s", "less"),
+        Measure("heal/own", "heal after a reset, our server", "s", "less"),
     ]
 }
 """All that is measured, by key."""
@@ -234,6 +236,6 @@ TARGETS: Final = [
     Target("idle/cpu", 0.5),
     Target("start/securenat", 1.5),
     Target("start/dnsmasq", 1.5),
-    Target("heal", 2.0),
+    Target("heal/securenat", 2.0),
 ]
 """All that is promised; what is measured on the emulated link has its own."""

@@ -44,6 +44,7 @@ from sevpn.testing.services import Iperf3
 
 INNER: Final = "198.51.100.1"
 OWN_INNER: Final = "10.77.0.1"
+OWN_GATEWAY: Final = "10.77.0.254"
 
 # The same wish, in the official client's words.
 INSTALLED: Final = "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:no /DISABLEUDP:no"

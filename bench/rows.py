@@ -21,10 +21,10 @@ from typing import Any, Final, TypeVar
 from bench.candidates import TRAFFIC, BareTls, Candidate, told
 from bench.catalog import PACES, STEADY_PER_S
 from bench.figures import percentile
-from bench.lab import Lab
+from bench.lab import OWN_GATEWAY, Lab
 from bench.processes import resident_mib, usage, watch_memory
 
-from sevpn.testing.lab import SERVER, Client, Up
+from sevpn.testing.lab import SERVER, Client, Network, Up
 from sevpn.testing.machine import Machine, eventually
 
 T = TypeVar("T", bound=Candidate | BareTls)
@@ -305,19 +305,30 @@ def _ping_words(address: str, count: int) -> list[str]:
 # --- life --------------------------------------------------------------------
 
 
+def _lives(lab: Lab) -> list[tuple[str, Network, tuple[str, ...], str]]:
+    """Return what starts and heals: name, network, login, gateway."""
+    nat = (lab.nat.target, "--pin", lab.nat.pin, "--user", "alice")
+    return [
+        ("securenat", lab.network, nat, "192.168.30.1"),
+        ("dnsmasq", lab.network, lab.official.login, lab.official.inner),
+        ("own", lab.own.network, lab.own.login, OWN_GATEWAY),
+    ]
+
+
+def _form(lab: Lab) -> str:
+    """Return in which form sevpn runs here, if nobody chooses, as the catalog names it."""
+    return "sevpn" if lab.candidates(["sevpn"]) else "sevpn-python"
+
+
 def start(lab: Lab) -> None:
     """From the start of the process to the event `connected`."""
+    lives, form = _lives(lab), _form(lab)
     for number in range(lab.settings.rounds):
         print(f"  round {number + 1}", file=sys.stderr, flush=True)
-        for name, hub in (("securenat", lab.nat), ("dnsmasq", lab.wire)):
-            login = (hub.target, "--pin", hub.pin, "--user", "alice")
-            with lab.network.client() as client:
-                sampled(
-                    lab,
-                    "sevpn",
-                    [f"start/{name}"],
-                    functools.partial(_start, client, f"start/{name}", login),
-                )
+        for name, network, login, _ in lives:
+            with network.client() as client:
+                key = f"start/{name}"
+                sampled(lab, form, [key], functools.partial(_start, client, key, login))
 
 
 def _start(client: Client, name: str, login: tuple[str, ...]) -> dict[str, float]:
@@ -337,43 +348,50 @@ def _start(client: Client, name: str, login: tuple[str, ...]) -> dict[str, float
 
 def heal(lab: Lab) -> None:
     """From the reset of the TCP connection to the first answer of the gateway."""
-    login = (lab.nat.target, "--pin", lab.nat.pin, "--user", "alice")
-    with (
-        lab.network.client() as client,
-        client.up(*login, password="secret") as tunnel,
-    ):
-        for times in range(1, lab.settings.rounds + 1):
-            print(f"  round {times}", file=sys.stderr, flush=True)
-            time.sleep(11)  # a session that lasted is healed at once
-            sampled(lab, "sevpn", ["heal"], functools.partial(_heal, tunnel, times))
+    form = _form(lab)
+    for name, network, login, gateway in _lives(lab):
+        if name == "dnsmasq":
+            continue  # the server is the same
+        with (
+            network.client() as client,
+            client.up(*login, password="secret") as tunnel,
+        ):
+            for times in range(1, lab.settings.rounds + 1):
+                print(f"  round {times}: {name}", file=sys.stderr, flush=True)
+                time.sleep(11)  # a session that lasted is healed at once
+                key = f"heal/{name}"
+                sampled(
+                    lab,
+                    form,
+                    [key],
+                    functools.partial(_heal, tunnel, key, times, gateway),
+                )
 
 
-def _heal(tunnel: Up, times: int) -> dict[str, float]:
+def _heal(tunnel: Up, name: str, times: int, gateway: str) -> dict[str, float]:
     # As a middlebox would reset it.
-    tunnel.client.machine.sh("ss -K dst 192.0.2.1 dport = 443 > /dev/null")
+    tunnel.client.machine.sh(f"ss -K dst {SERVER} dport = 443 > /dev/null")
     began_at = time.monotonic()
 
     def has_healed() -> bool:
         if tunnel.status().get("counters", {}).get("reconnects") != times:
             return False
-        return tunnel.client.machine.pings("192.168.30.1", wait_s=0.2)
+        return tunnel.client.machine.pings(gateway, wait_s=0.2)
 
     eventually(has_healed, within_s=30, what="healing")
-    return {"heal": time.monotonic() - began_at}
+    return {name: time.monotonic() - began_at}
 
 
 def footprint(lab: Lab) -> None:
     """Memory and processor time of connected, idle tunnels."""
-    candidates = lab.candidates(("sevpn", "official", "official-tuned"))
+    officials = lab.candidates(("official", "official-tuned"))
+    form = _form(lab)
     with contextlib.ExitStack() as stack:
         login = (lab.nat.target, "--pin", lab.nat.pin, "--user", "alice")
         client = stack.enter_context(lab.network.client())
         tunnel = stack.enter_context(client.up(*login, password="secret"))
-        watched = {"sevpn": tunnel.process.pid} | {
-            candidate.key: candidate.pid
-            for candidate in candidates
-            if candidate.key != "sevpn"
-        }
+        watched = {form: tunnel.process.pid}
+        watched |= {candidate.key: candidate.pid for candidate in officials}
         time.sleep(2)
         before = {key: usage(pid) for key, pid in watched.items()}
         time.sleep(lab.settings.idle_s)

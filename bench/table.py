@@ -146,7 +146,7 @@ _SECTIONS: Final = {
     "What is busy": ("client-thread/", "server-thread/"),
     "Packets": ("pps/", "loss/", "pcpu/", "burst/"),
     "Round trips": ("added/", "rtt/"),
-    "Memory, start, idle": ("memory/", "idle/", "start/", "heal"),
+    "Memory, start, idle": ("memory/", "idle/", "start/", "heal/"),
 }
 
 

@@ -91,7 +91,7 @@ def test_a_document_of_another_format_is_refused() -> None:
 
 def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
     document = Document(
-        samples={"heal": {"sevpn": [9.0]}, "idle/cpu": {"sevpn": [0.1]}},
+        samples={"heal/own": {"sevpn": [9.0]}, "idle/cpu": {"sevpn": [0.1]}},
         missing={"sevpn": "not compiled", "openvpn": "no package"},
         long_paths=[{"row": "old"}],
         remarks=["first"],
@@ -99,7 +99,7 @@ def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
 
     document.take(
         Document(
-            samples={"heal": {"sevpn": [1.0, 1.0]}},
+            samples={"heal/own": {"sevpn": [1.0, 1.0]}},
             forms={"sevpn": {"kernel": "compiled"}},
             missing={"wireguard-go": "no package"},
             remarks=["second"],
@@ -107,7 +107,7 @@ def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
     )
 
     assert document.samples == {
-        "heal": {"sevpn": [1.0, 1.0]},
+        "heal/own": {"sevpn": [1.0, 1.0]},
         "idle/cpu": {"sevpn": [0.1]},
     }
     assert document.missing == {"openvpn": "no package", "wireguard-go": "no package"}
