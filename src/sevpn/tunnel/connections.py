@@ -69,7 +69,7 @@ _MAX_DELAY_S: Final = 30.0
 """To which the delay after failures grows."""
 
 _SHORT_LIVES: Final = 3
-"""So many connections that were added and lived less than a second, within 30 s."""
+"""So many in a row that were added and lived less than a second, within 30 s."""
 
 _ENDED: Final = frozenset({ServerError.SESSION_TIMEOUT, ServerError.INVALID_PROTOCOL})
 
@@ -178,10 +178,7 @@ class ConnectionPlan:
         if now - self._losses_began_at > _SETTLE_S:
             self._losses_began_at, self._losses = now, 0
         self._losses += 1
-        if number != 1 and now - gone.since < _SETTLE_S:
-            self._short_lives.append(now)
-        while self._short_lives and now - self._short_lives[0] > _MAX_DELAY_S:
-            self._short_lives.popleft()
+        self._judge_life(number, gone, now)
         self._next_at = max(self._next_at, now + _delay_s(len(self._short_lives) + 1))
         if len(self._short_lives) == _SHORT_LIVES:
             return ConnectionLostError(
@@ -196,6 +193,19 @@ class ConnectionPlan:
                 "all connections of the session ended within a second: logging in anew"
             )
         return None
+
+    def _judge_life(self, number: int, gone: _Open, now: float) -> None:
+        """Count the connections in a row that were added in vain."""
+        lives = self._short_lives
+        while lives and now - lives[0] > _MAX_DELAY_S:
+            lives.popleft()
+        # One that was added since and lives shows that adding is not in vain.
+        if lives and any(
+            lives[-1] < one.since <= now - _SETTLE_S for one in self._open.values()
+        ):
+            lives.clear()
+        if number != 1 and now - gone.since < _SETTLE_S:
+            lives.append(now)
 
 
 def _delay_s(failures: int) -> float:

@@ -215,6 +215,16 @@ def test_a_session_whose_new_connections_end_at_once_is_given_up() -> None:
     assert "as soon as they had joined" in str(reason)
 
 
+def test_an_added_connection_that_lives_shows_that_adding_is_not_in_vain() -> None:
+    plan = a_plan(32)
+    now = 100.0
+    for number in range(2, 20, 2):
+        plan.opened(number, BOTH, now)
+        assert plan.lost(number, now + 0.1) is None
+        plan.opened(number + 1, BOTH, now + 0.3)
+        now += 2.0
+
+
 def test_connections_that_end_at_once_now_and_then_are_replaced_each() -> None:
     plan = a_plan(2)
     now = 100.0
