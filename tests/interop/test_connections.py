@@ -123,6 +123,37 @@ def test_all_connections_live_longer_than_the_time_out(
         assert tunnel.status()["counters"]["reconnects"] == 0
 
 
+def test_a_connection_on_which_nothing_comes_is_replaced_in_the_same_session(
+    client: Client, hub: Hub
+) -> None:
+    """We end it, with a close_notify: then the others live, with 5.01.9674 too."""
+    hub.user("brief", TimeOut="5")
+    with client.up(
+        *(hub.target, "--pin", hub.pin, "--user", "brief", "--connections", "4"),
+        password="secret",
+    ) as tunnel:
+        wait_for_connections(tunnel, 4)
+        before = established(client)
+
+        client.machine.sh(
+            f"nft add table inet cut; "
+            f"nft 'add chain inet cut in {{ type filter hook input priority 0; }}';"
+            f"nft add rule inet cut in tcp dport {before[0]} drop"
+        )
+        eventually(
+            lambda: (
+                before[0] not in established(client) and len(established(client)) == 4
+            ),
+            within_s=20,
+            what="another connection",
+        )
+
+        assert set(before[1:]) < set(established(client))
+        wait_for_connections(tunnel, 4)
+        assert client.machine.pings(GATEWAY, count=5)
+        assert tunnel.status()["counters"]["reconnects"] == 0
+
+
 def test_the_end_of_one_connection_leads_to_a_clean_new_session(
     client: Client, hub: Hub
 ) -> None:
