@@ -735,6 +735,67 @@ def test_a_cutter_works_on_after_a_failure(form: Form) -> None:
     assert frames_of(cutter.out, cutter.cut(NO_OFFLOAD + frame)) == [frame]
 
 
+# --- frames that are shed ---
+
+
+def shed(form: Form, packets: list[bytes]) -> tuple[list[bytes], int, bool]:
+    """Collect with a frame to shed: what is left, how many were shed, and whether one is still to be."""
+    with Tap() as tap:
+        cutter = cutter_of(form, tap.descriptor)
+        tap.send(packets)
+        cutter.sheds = True
+        frames = frames_of(cutter.out, cutter.collect(ALL, ALL, 1, has_priority=False))
+        assert drops_of(cutter) == (0, 0, 0)
+        assert cutter.frame_count == len(frames)
+        return frames, cutter.dropped_standing, bool(cutter.sheds)
+
+
+@each_form
+def test_the_first_large_frame_is_shed_and_no_other(form: Form) -> None:
+    frames = [bytes(599), bytes(600), bytes(600), bytes(1600)]
+
+    left = shed(form, [NO_OFFLOAD + frame for frame in frames])
+
+    assert left == ([frames[0], *frames[2:]], 1, False)
+
+
+@each_form
+def test_small_frames_are_never_shed(form: Form) -> None:
+    packet = ETHER / ip4() / tcp() / Raw(bytes(3000))
+    small = [bytes(599), Segment(size=0).frame()]
+    packets = [NO_OFFLOAD + frame for frame in small]
+
+    left = shed(form, [*packets, super_segment(packet, 599 - 54)])
+
+    assert left == ([*small, *frames_of_card(packet, 599 - 54)], 0, True)
+
+
+@each_form
+def test_a_super_segment_loses_its_first_frame_and_keeps_the_rest_as_it_was(
+    form: Form,
+) -> None:
+    for network in (ip4(), ip6()):
+        packet = ETHER / network / tcp(flags="PAC") / Raw(payload_at(0, 5000))
+
+        left = shed(form, [super_segment(packet, 1400)] * 2)
+
+        frames = frames_of_card(packet, 1400)
+        assert left == (frames[1:] + frames, 1, False)
+
+
+@each_form
+def test_what_is_shed_is_counted_once(form: Form) -> None:
+    with Tap() as tap:
+        cutter = cutter_of(form, tap.descriptor)
+        cutter.sheds = True
+        tap.send([NO_OFFLOAD + bytes(1000)])
+        assert cutter.collect(ALL, ALL, 1, has_priority=False) == []
+        assert cutter.dropped_standing == 1
+
+        assert cutter.collect(ALL, ALL, 1, has_priority=False) == []
+        assert cutter.dropped_standing == 0
+
+
 # --- slots -------------------------------------------------------------------
 
 

@@ -32,6 +32,8 @@ def state_of(cutter: Cutter, groups: list[Group]) -> tuple[Any, ...]:
         cutter.dropped_runts,
         cutter.dropped_oversized,
         cutter.dropped_malformed,
+        cutter.dropped_standing,
+        bool(cutter.sheds),
     )
 
 
@@ -79,6 +81,7 @@ def packets(draw: st.DrawFn) -> bytes:
     slots=st.sampled_from([1, 1, 2, 8, 32]),
     has_priority=st.booleans(),
     limit=st.sampled_from([ALL, ALL, 1, 50]),
+    sheds=st.booleans(),
 )
 def test_both_forms_cut_alike(  # noqa: PLR0917 - hypothesis hands them over
     one: Form,
@@ -87,12 +90,14 @@ def test_both_forms_cut_alike(  # noqa: PLR0917 - hypothesis hands them over
     slots: int,
     has_priority: bool,
     limit: int,
+    sheds: bool,
 ) -> None:
     states = []
     for form in (one, other):
         with Tap() as tap:
             tap.send(found)
             cutter = form.cutter(tap.descriptor, has_header=True)
+            cutter.sheds = sheds
             states.append(
                 [
                     state_of(cutter, cutter.collect(limit, ALL, slots, has_priority))

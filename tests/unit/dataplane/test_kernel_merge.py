@@ -339,6 +339,21 @@ def test_only_the_frames_asked_for_are_written(form: Form) -> None:
     assert [frame for frame, _ in frames_behind(form, packets)] == run[3:]
 
 
+@each_form
+@pytest.mark.parametrize(
+    ("first", "count", "starts", "sizes"),
+    [(-1, 1, 1, 1), (0, -1, 1, 1), (0, 2, 1, 2), (0, 2, 2, 1), (1, 1, 1, 1)],
+)
+def test_no_place_beyond_the_tables_is_used(
+    form: Form, first: int, count: int, starts: int, sizes: int
+) -> None:
+    merger = form.merger(-1, has_header=True)
+    tables = array("i", [0] * starts), array("i", [14] * sizes)
+
+    with pytest.raises(AssertionError):
+        merger.write(bytearray(14), *tables, first, count)
+
+
 # --- what is not merged ------------------------------------------------------
 
 DIFFERENCES: dict[str, dict[str, Any]] = {
@@ -502,6 +517,28 @@ def test_a_damaged_segment_is_written_as_it_is(form: Form, frame: bytes) -> None
 
     assert NO_OFFLOAD + frame in packets
     assert sum(counts(packets)) == 5
+
+
+@each_form
+@pytest.mark.parametrize(
+    "segment",
+    [
+        Segment(size=2, options=TIMESTAMPS),
+        Segment(size=2, version=6),
+        Segment(size=2, ip_options=b"\x01" * 4),
+        Segment(size=2, version=6, extension=b"\0\1\4\0\0\0\0"),
+        Segment(size=2, tags=(5,)),
+    ],
+)
+def test_no_frame_is_read_beyond_its_end(form: Form, segment: Segment) -> None:
+    frame = segment.frame()
+    for size in range(14, len(frame) + 1):
+        # The frame is the last in the arena: Python would say so.
+        assert written(form, [frame[:size]]) == [NO_OFFLOAD + frame[:size]]
+        packets = written(form, [segment, frame[:size]])
+        assert sorted(packets) == sorted(
+            [NO_OFFLOAD + segment.frame(), *written(form, [frame[:size]])]
+        )
 
 
 @each_form

@@ -314,6 +314,16 @@ def test_there_is_always_room_for_a_whole_chunk(form: Form) -> None:
     assert len(reading.scanner.room(reading.state)) == CHUNK_SIZE
 
 
+@each_form
+@pytest.mark.parametrize("size", [-1, CHUNK_SIZE + 1])
+def test_no_more_is_scanned_than_there_was_room_for(form: Form, size: int) -> None:
+    reading = Reading(form)
+    reading.scanner.room(reading.state)
+
+    with pytest.raises(AssertionError, match="more than there was room for"):
+        reading.scanner.scan(reading.state, size)
+
+
 # --- full batches ------------------------------------------------------------
 
 

@@ -341,7 +341,7 @@ class Cutter:
         pseudo = get16(self._packet, field) + (0xFFFF - ((end - transport) & 0xFFFF))
         put16(self._packet, field, 0)
         index = 0
-        if self.sheds and count > 1:
+        if self.sheds and count > 1 and head_size + segment >= LARGE_FRAME:
             self._shed()
             index = 1
         while index < count:
