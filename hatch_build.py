@@ -71,7 +71,7 @@ def compile_kernel(root: Path) -> None:
     is_there = all(list(folder.glob(f"{name}.*.so")) for name in MODULES)
     if is_there and stamp.exists() and stamp.read_text("ascii") == wanted:
         return
-    remove_compiled(root)
+    stamp.unlink(missing_ok=True)
     # Not needed, and perhaps not there, when nothing is compiled.
     from Cython.Build import cythonize  # noqa: PLC0415
     from setuptools import Distribution, Extension  # noqa: PLC0415
@@ -109,9 +109,10 @@ def compile_kernel(root: Path) -> None:
         command.ensure_finalized()
         command.run()
         for built in Path(work).rglob("*.so"):
-            built.chmod(0o644)
-            target = folder / built.name
-            target.write_bytes(built.read_bytes())
+            # At once, for another process may be running the old one.
+            new = folder / f".{built.name}.{os.getpid()}"
+            new.write_bytes(built.read_bytes())
+            new.replace(folder / built.name)
     stamp.write_text(wanted, "ascii")
 
 

@@ -84,7 +84,7 @@ log = get_logger(__name__)
 _COLLECT_BYTES: Final = 256 * 1024
 """Read from the TAP per turn, so that the other direction has its turn."""
 
-_BACKLOG_BYTES: Final = 128 * 1024
+_BACKLOG_BYTES: Final = 64 * 1024
 """With more than this waiting for a socket, nothing of our own is added to it."""
 
 _STUCK_BYTES: Final = 512 * 1024
