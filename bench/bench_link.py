@@ -38,7 +38,6 @@ from sevpn.testing.lab import SERVER, Client, Hub, Network, Up
 from sevpn.testing.link import LinkSpec, Way
 from sevpn.testing.machine import Machine, eventually
 from sevpn.testing.peers import PEERS, Dnsmasq, SoftEtherServer, peer_environment
-from sevpn.testing.services import Iperf3
 
 CLEAN: Final = Way(delay_s=0.05, rate_bits_per_s=500e6, queue_s=0.1)
 LOSSY: Final = replace(CLEAN, loss=0.01)
@@ -49,6 +48,8 @@ LARGE: Final = (
     32 << 20,
 )  # tcp_wmem and tcp_rmem: four times what the path holds
 USUAL: Final = (4 << 20, 6 << 20)  # what Linux gives a machine with some memory
+# For streams of 1 Mbit/s: the end of a transfer waits until the buffers are empty.
+SMALL: Final = (256 << 10, 6 << 20)
 
 OMIT_S: Final = 3  # a slow start to 500 Mbit/s takes two seconds
 WAYS: Final = {"outbound": False, "inbound": True}
@@ -123,7 +124,7 @@ class Site:
             machine.sh(f"ip addr add {address}/24 dev {device}")
         Dnsmasq(machine, device, ["dhcp-range=198.51.100.50,198.51.100.99,1h"])
         for address in (SERVER, *INNER):
-            Iperf3(machine, address)
+            serve_iperf3(machine, address)
 
     @contextlib.contextmanager
     def tunnel(self, connections: int, congestion: str) -> Generator[Client]:
@@ -177,6 +178,20 @@ class Site:
             raise RuntimeError(f"iperf3 with {load.address}: {said['error']}")
         rate: float = said["end"]["sum_received"]["bits_per_second"]
         return rate / 1e6
+
+
+def serve_iperf3(machine: Machine, address: str) -> None:
+    """Run an iperf3 server as long as the machine lives."""
+    machine.popen(
+        [PEERS / "usr/bin/iperf3", "--server", "--bind", address],
+        env=peer_environment(),
+        stdout=subprocess.DEVNULL,  # it says more than a pipe holds
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(
+        lambda: machine.sh(f"ss -tlnH src {address} sport = 5201"),
+        what=f"the start of iperf3 on {address}",
+    )
 
 
 def connection_count(up: Up) -> int:
@@ -301,6 +316,9 @@ def _lossy(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
             site.tunnel(1, congestion) as one,
             site.tunnel(8, congestion) as eight,
         ):
+            if congestion == "cubic":
+                for machine in (one.machine, eight.machine, site.network.server):
+                    set_buffers(machine, SMALL)
             for way in WAYS:
                 for streams in (8, 1):
                     yield from _compare(
