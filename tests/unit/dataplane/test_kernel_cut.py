@@ -903,6 +903,28 @@ def test_frames_of_no_flow_go_by_their_addresses(form: Form) -> None:
 
 
 @each_form
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_has_no_ports_goes_by_its_addresses(form: Form, version: int) -> None:
+    for last in range(1, 6):
+        network = ip4(dst=f"10.0.0.{last}") if version == 4 else ip6(dst=f"fd00::{last}")  # fmt: skip
+        field = "proto" if version == 4 else "nh"
+        found = []
+        for protocol, rest in (
+            (1, b"\x08\x00\x11\x11\x00\x01"),
+            (1, b"\x00\x00\x22\x22\x00\x02"),
+            (58, b"\x80\x00\x33\x33\x00\x03"),
+            (50, b"\x12\x34\x56\x78\x9a\xbc"),
+            # TCP and UDP whose ports are cut off.
+            (6, b"\x9c\x40\x01"),
+            (17, b"\x9c\x41\x02"),
+        ):
+            layer = network.copy()
+            layer.setfieldval(field, protocol)
+            found.append(NO_OFFLOAD + bytes(ETHER / layer / Raw(rest)))
+        assert len(set(slots_of(form, found))) == 1
+
+
+@each_form
 def test_with_one_slot_all_is_in_it(form: Form) -> None:
     frames = [NO_OFFLOAD + Segment(flow=flow).frame() for flow in range(20)]
 
