@@ -19,6 +19,7 @@ from sevpn.net.host import HostReport
 from sevpn.net.model import HostState
 from sevpn.net.wanted import Wanted
 from sevpn.protocol.dhcp import Lease, StaticRoute
+from sevpn.protocol.joining import Direction
 from sevpn.protocol.messages import Hello, Welcome
 from sevpn.protocol.neighbour import Proof, Proven
 from sevpn.testing.clock import VirtualClock
@@ -355,6 +356,75 @@ def test_what_was_proven_is_forgotten_with_its_session() -> None:
     assert told.document().proven_at is not None
     told.reporter.proven(None)
     assert told.document().proven_at is None
+
+
+@pytest.mark.parametrize(
+    ("direction", "text"),
+    [
+        (Direction.BOTH, "connection 3 is open"),
+        (Direction.TO_CLIENT, "connection 3 is open to this host"),
+        (Direction.TO_SERVER, "connection 3 is open to the server"),
+    ],
+)
+def test_a_further_connection_is_told_with_its_direction(
+    direction: Direction, text: str
+) -> None:
+    told = Told()
+
+    told.reporter.connection_opened(3, direction)
+
+    assert told.last["event"] == "connection"
+    assert told.last["text"] == text
+    assert told.last["facts"] == {"number": 3, "direction": int(direction)}
+
+
+def test_a_connection_that_ends_or_fails_is_told_and_is_no_error_of_the_tunnel() -> (
+    None
+):
+    told = Told()
+
+    told.reporter.connection_lost(2, RESET)
+    told.reporter.connection_failed(RESET)
+
+    assert [event["event"] for event in told.events] == [
+        "connection-lost",
+        "connection-failed",
+    ]
+    assert told.events[0]["facts"] == {"number": 2, "error": str(RESET)}
+    assert told.document().last_error is None
+
+
+@pytest.mark.parametrize(
+    ("opened", "wanted", "warnings"),
+    [(8, 8, []), (2, 1, []), (2, 8, ["the hub grants 2 of 8 connections"])],
+)
+def test_fewer_connections_than_wanted_are_warned_of(
+    opened: int, wanted: int, warnings: list[str]
+) -> None:
+    told = Told()
+
+    told.reporter.granted(opened, wanted, session(max_connections=opened).welcome)
+
+    assert told.document().warnings == warnings
+
+
+@pytest.mark.parametrize("is_granted", [True, False])
+def test_half_duplex_that_is_not_granted_is_warned_of(is_granted: bool) -> None:
+    told = Told(msgspec.structs.replace(SETTINGS, half_duplex=True))
+
+    told.reporter.granted(2, 2, session(half_connection=is_granted).welcome)
+
+    assert bool(told.document().warnings) is not is_granted
+
+
+def test_the_open_connections_are_counted_beside_the_granted_ones() -> None:
+    told = Told()
+    opened = told.log_in(max_connections=8, half_connection=True)
+
+    found = told.document(session=opened, connections=5).session
+
+    assert found is not None
+    assert (found.connections, found.max_connections, found.half_duplex) == (5, 8, True)
 
 
 def test_a_warning_is_told_once_until_the_next_attempt() -> None:
