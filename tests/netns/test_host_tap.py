@@ -8,11 +8,13 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sevpn.errors import Failure, HostError, PrivilegeError
+from sevpn.net import tap as tap_module
 from sevpn.net.host import Host
 from sevpn.net.rtnetlink import Netlink
 from sevpn.net.tap import Tap, open_tap
@@ -245,3 +247,75 @@ def drop_cap_net_admin() -> None:
     assert libc.capget(header, data) == 0
     data[0] &= ~(1 << 12)
     assert libc.capset(header, data) == 0
+
+
+# --- offloads ---
+
+_VNET_HDR = 0x4000
+_NO_CARRIER = 0x0040
+
+
+def without(*missing: int) -> Callable[[int], int]:
+    """A driver that lacks some features."""
+    known = tap_module._features
+    mask = ~sum(missing)
+    return lambda descriptor: known(descriptor) & mask
+
+
+@sandboxed
+def test_with_offloads_each_packet_bears_a_header_and_a_frame_is_still_a_frame() -> (
+    None
+):
+    tap = open_tap(offload=True)
+    ip(f"link set {tap.name} up")
+    tap.set_carrier(True)
+
+    assert tap.has_header
+    assert tap.notices == ()
+    frame = bytes.fromhex("ffffffffffff5e00000000010806") + bytes(46)
+    before = received(tap)
+    assert tap.write(frame) == len(frame)
+    assert received(tap) == before + 1
+    tap.close()
+
+
+def received(tap: Tap) -> int:
+    """Frames that the host was given."""
+    (link,) = ip_json(f"-s link show {tap.name}")
+    return int(link["stats64"]["rx"]["packets"])
+
+
+@sandboxed
+def test_a_driver_without_virtio_headers_gives_a_plain_tap_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tap_module, "_features", without(_VNET_HDR))
+    tap = open_tap(offload=True)
+
+    assert not tap.has_header
+    assert [notice for notice in tap.notices if "IFF_VNET_HDR" in notice]
+    tap.close()
+
+
+@sandboxed
+def test_a_driver_without_a_carrier_switch_still_gives_a_tap_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tap_module, "_features", without(_NO_CARRIER))
+    tap = open_tap()
+
+    assert [notice for notice in tap.notices if "IFF_NO_CARRIER" in notice]
+    assert "LOWER_UP" not in ip_json(f"link show {tap.name}")[0]["flags"]
+    tap.close()
+
+
+@sandboxed
+def test_a_driver_that_takes_no_offload_leaves_the_cutting_to_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tap_module, "_TSO", 1 << 30)
+    tap = open_tap(offload=True)
+
+    assert tap.has_header
+    assert [notice for notice in tap.notices if "TUNSETOFFLOAD" in notice]
+    tap.close()
