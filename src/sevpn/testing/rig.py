@@ -133,12 +133,15 @@ class PumpRig:
             mac=OUR_MAC,
             on_frames=self.handed.put,
             on_lost=self.lost.put,
-            on_connection_lost=lambda *news: self.lost_connections.put(news),
+            on_connection_lost=self._connection_lost,
             clock=clock,
         )
         """The pump itself."""
         self.pump.sieve.is_open = True
         self._far_ends: list[FarEnd] = []
+
+    def _connection_lost(self, number: int, error: SevpnError) -> None:
+        self.lost_connections.put((number, error))
 
     def attach(
         self,
