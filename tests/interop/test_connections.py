@@ -32,7 +32,7 @@ def login(hub: Hub) -> tuple[str, ...]:
 def wait_for_connections(tunnel: Up, count: int) -> None:
     eventually(
         lambda: (tunnel.status().get("session") or {}).get("connections") == count,
-        within_s=20,
+        within_s=45,
         what=f"{count} connections",
     )
 
@@ -144,7 +144,7 @@ def test_a_connection_on_which_nothing_comes_is_replaced_in_the_same_session(
             lambda: (
                 before[0] not in established(client) and len(established(client)) == 4
             ),
-            within_s=20,
+            within_s=45,
             what="another connection",
         )
 

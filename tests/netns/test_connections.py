@@ -43,7 +43,7 @@ def login(server: EmbeddedServer) -> tuple[str, ...]:
 def wait_for_connections(tunnel: Up, count: int) -> None:
     eventually(
         lambda: (tunnel.status().get("session") or {}).get("connections") == count,
-        within_s=20,
+        within_s=45,
         what=f"{count} connections",
     )
 
