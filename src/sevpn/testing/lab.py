@@ -154,8 +154,10 @@ class Up:
         """Wait until the tunnel is in *state*, and return its status.
 
         Raises:
-            AssertionError: It is not in time, or the process has ended.
+            AssertionError: It is not in time, with the status that it has instead, or
+                the process has ended.
         """
+        status: dict[str, Any] = {}
 
         def check() -> dict[str, Any] | None:
             if self.process.poll() is not None:
@@ -163,13 +165,15 @@ class Up:
                 raise AssertionError(
                     f"sevpn up ended with {self.process.returncode}:\n{out}\n{err}"
                 )
+            nonlocal status
             status = self.status()
             return status if status.get("state") == state else None
 
-        found: dict[str, Any] = eventually(
-            check, within_s=within_s, what=f"state {state}"
-        )
-        return found
+        try:
+            eventually(check, within_s=within_s, what=f"state {state}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {status}") from error
+        return status
 
     def stop(self, number: int = signal.SIGTERM) -> Finished:
         """Send a signal and wait for the end."""
