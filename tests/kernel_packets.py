@@ -94,6 +94,9 @@ class Segment:
     flow: int = 1
     """Which flow; it stands in the addresses and ports."""
 
+    prefix: bytes = b"\x0a\x00"
+    """The beginning of both addresses."""
+
     sequence: int = 1000
     """Sequence number."""
 
@@ -102,6 +105,9 @@ class Segment:
 
     flags: int = ACK
     """TCP flags."""
+
+    words: int = 0
+    """What the size of the TCP header is said to be instead, in words."""
 
     reserved: int = 0
     """The four bits between the size of the TCP header and the flags."""
@@ -178,12 +184,19 @@ class Segment:
 
     def _addresses(self) -> bytes:
         if self.version == 4:
-            return bytes([10, 0, 0, self.flow, 10, 0, 1, 1])
-        return bytes(15) + bytes([self.flow]) + bytes(14) + b"\x01\x01"
+            return self.prefix + bytes([0, self.flow]) + self.prefix + bytes([1, 1])
+        return (
+            self.prefix
+            + bytes(13)
+            + bytes([self.flow])
+            + self.prefix
+            + bytes(12)
+            + bytes([1, 1])
+        )
 
     def _segment(self) -> bytes:
         payload = payload_at(self.sequence, self.size)
-        words = (20 + len(self.options)) // 4
+        words = self.words or (20 + len(self.options)) // 4
         head = struct.pack(
             "!HHIIBBHHH",
             1000 + self.flow,

@@ -98,6 +98,7 @@ class Flow:
             sequence=0xFFFFFF00 if number == 4 else 1000 * number,
             identification=0xFFF8 if number == 3 else number,
             fragment=0 if number == 1 else 0x4000,
+            prefix=b"\xff\xfe" if number in {5, 7, 8} else b"\x0a\x00",
         )
         self.step = 0 if number == 6 else 1
 

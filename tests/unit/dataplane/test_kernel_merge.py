@@ -441,6 +441,55 @@ def test_merging_goes_on_behind_a_segment_that_differs(
 
 
 @each_form
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"flags": ACK | FIN},
+        {"flags": ACK | SYN},
+        {"flags": ACK | RST},
+        {"flags": ACK | URG},
+        {"flags": ACK | CWR},
+        {"flags": 0},
+        {"reserved": 1},
+        # The checksums are right, which is no proof of sense.
+        {"words": 4},
+        {"words": 15},
+        {"words": 1},
+        {"tcp_error": 1},
+    ],
+)
+def test_what_is_odd_is_not_merged_with_its_like(
+    form: Form, version: int, fields: dict[str, Any]
+) -> None:
+    run = run_of(3, version=version, size=20, **fields)
+
+    assert written(form, run) == alone(run)
+
+
+@each_form
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("prefix", [b"\xff\xfe", b"\xff\xff", b"\xc0\xa8", b"\xfd\x00"])  # fmt: skip
+def test_any_addresses_are_merged(form: Form, version: int, prefix: bytes) -> None:
+    # Their sum and the length together may need a carry.
+    for size in (1, 1000):
+        run = run_of(40, version=version, prefix=prefix, size=size)
+        assert counts(written(form, run)) == [40]
+
+
+@each_form
+@pytest.mark.parametrize("version", [4, 6])
+def test_acknowledgements_of_one_flow_do_not_end_the_run_of_another(
+    form: Form, version: int
+) -> None:
+    run = run_of(6, version=version)
+    bare = [Segment(version=version, flow=2, size=0, ack=ack) for ack in range(6)]
+    mixed = [item for pair in zip(run, bare, strict=True) for item in pair]
+
+    assert counts(written(form, mixed)) == [1] * 6 + [6]
+
+
+@each_form
 @pytest.mark.parametrize("where", [0, 1, 2, 3])
 @pytest.mark.parametrize("fields", [{"tcp_error": 1}, {"ip_error": 0x8000}, {"tcp_error": 0xFFFE}])  # fmt: skip
 def test_a_bad_checksum_arrives_bad(
