@@ -7,6 +7,9 @@ Real services run behind it: what the kernel sends on the interface enters the
 hub, what the hub delivers arrives at the interface. The device exists while the
 server runs. It is set up by ioctls alone, so that the server needs no netlink.
 
+With the compiled kernel of the data path, super-segments cross it as they do in the
+client: `Cutter` cuts what the host sends, `Merger` merges what it is given.
+
 Source: Linux, Documentation/networking/tuntap.rst; netdevice(7).
 """
 
@@ -14,21 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import socket
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
+from sevpn.dataplane.buffers import BlockCutter
+from sevpn.dataplane.path import is_compiled
 from sevpn.errors import HostError, PrivilegeError
+from sevpn.net.tap import Tap, open_tap
 from sevpn.server.config import TapConfig
 from sevpn.server.hub import FrameBytes, Hub, Port
 from sevpn.server.policy import Policy
 
 __all__ = ["TapPort"]
 
-_TUNSETIFF: Final = 0x400454CA
-_IFF_TAP_NO_PI: Final = 0x0002 | 0x1000
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _SIOCSIFADDR: Final = 0x8916
@@ -36,8 +41,9 @@ _SIOCSIFNETMASK: Final = 0x891C
 _SIOCSIFMTU: Final = 0x8922
 _IFF_UP: Final = 1
 
-_READ_SIZE: Final = 1601
 _FRAMES_PER_TURN: Final = 128
+_BURST_FRAMES: Final = 512
+_BURST_BYTES: Final = 256 * 1024
 _BULK: Final = struct.Struct("!12xH9xB").unpack_from
 
 
@@ -57,67 +63,113 @@ class TapPort(Port):
         # Like a real local bridge: any number of addresses, exclusive MACs.
         super().__init__(f"TAP {config.name}", Policy(check_mac=True))
         self._hub = hub
-        self._number = _open(config.name)
+        self._tap = _open(config.name)
         try:
             _set_up(config)
+            self._tap.set_carrier(True)
         except BaseException:
-            os.close(self._number)
+            self._tap.close()
             raise
         self.lost_count = 0
         """Frames that the kernel did not take."""
+        reader = self._readable
+        self._write: Callable[[Sequence[FrameBytes]], int] = self._write_each
+        if self._tap.has_header:
+            packets = _Packets(self._tap, self)
+            reader, self._write = packets.read, packets.write
         hub.plug(self)
-        asyncio.get_running_loop().add_reader(self._number, self._readable)
+        asyncio.get_running_loop().add_reader(self._tap.fileno(), reader)
 
     def close(self) -> None:
         """Remove the device."""
-        asyncio.get_running_loop().remove_reader(self._number)
+        asyncio.get_running_loop().remove_reader(self._tap.fileno())
         self._hub.unplug(self)
-        os.close(self._number)
+        self._tap.close()
 
     def deliver(self, frames: Sequence[FrameBytes]) -> None:
         """Write frames to the interface; what the kernel does not take is lost, and counted."""
-        write, number = os.write, self._number
+        self.lost_count += len(frames) - self._write(frames)
+
+    def enter(self, others: Sequence[FrameBytes], bulk: Sequence[FrameBytes]) -> None:
+        """Let what the host sends into the hub."""
+        self._hub.forward(self, others, bulk)
+
+    def _write_each(self, frames: Sequence[FrameBytes]) -> int:
+        """Write frame by frame; return how many the kernel took."""
+        write, taken = self._tap.write, 0
         for frame in frames:
             try:
-                write(number, frame)
+                write(frame)
             except OSError:
-                self.lost_count += 1
+                continue
+            taken += 1
+        return taken
 
     def _readable(self) -> None:
-        read, number = os.read, self._number
+        read = self._tap.read
         bulk: list[FrameBytes] = []
         others: list[FrameBytes] = []
         for _ in range(_FRAMES_PER_TURN):
             try:
-                frame = read(number, _READ_SIZE)
+                frame = read()
             except OSError:
+                break
+            if frame is None:
                 break
             if len(frame) >= 34 and _BULK(frame) == (0x0800, 6):
                 bulk.append(frame)
             else:
                 others.append(frame)
-        self._hub.forward(self, others, bulk)
+        self.enter(others, bulk)
 
 
-def _open(name: str) -> int:
+class _Packets:
+    """The device with super-segments.
+
+    Args:
+        tap: With virtio headers.
+        port: Whose it is.
+    """
+
+    def __init__(self, tap: Tap, port: TapPort) -> None:
+        # Where nothing was compiled the TAP has no headers, and this is not needed.
+        from sevpn.dataplane.kernel.cut import Cutter  # noqa: PLC0415
+        from sevpn.dataplane.kernel.merge import Merger  # noqa: PLC0415
+
+        self._port = port
+        self._cutter = Cutter(tap.fileno(), has_header=True)
+        self._merger = Merger(tap.fileno(), has_header=True)
+        self._blocks = BlockCutter()
+
+    def read(self) -> None:
+        """Let what the host sends into the hub."""
+        try:
+            groups = self._cutter.collect(_BURST_FRAMES, _BURST_BYTES, 1, False)  # noqa: FBT003 - C has positions alone
+        except OSError:
+            return
+        blocks = self._blocks
+        for _, begin, end, _ in groups:
+            # A copy: what waits in the hub or for a session outlives the buffer.
+            blocks.feed(bytes(self._cutter.out[begin:end]))
+            self._port.enter(blocks.others, blocks.tcp_frames)
+
+    def write(self, frames: Sequence[FrameBytes]) -> int:
+        """Write frames, merged where that may be; return how many the kernel took."""
+        sizes = array("i", map(len, frames))
+        starts = array("i", accumulate(sizes, initial=0))
+        data = bytearray().join(frames)
+        return self._merger.write(data, starts, sizes, 0, len(sizes))
+
+
+def _open(name: str) -> Tap:
     try:
-        number = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(
-            f"/dev/net/tun cannot be opened ({error.strerror}): load the module 'tun', or leave out the TAP",
-            operation="open-tap",
-        ) from error
-    request = struct.pack("16sH22x", name.encode(), _IFF_TAP_NO_PI)
-    try:
-        fcntl.ioctl(number, _TUNSETIFF, request)
-    except OSError as error:
-        os.close(number)
-        kind = PrivilegeError if isinstance(error, PermissionError) else HostError
+        return open_tap(name, offload=is_compiled())
+    except HostError as error:
+        kind = PrivilegeError if isinstance(error, PrivilegeError) else HostError
         raise kind(
-            f"TAP {name!r} cannot be made ({error.strerror}): use another name, and run as root",
+            f"TAP {name!r} cannot be made ({error}): use another name, and run as root",
             operation="open-tap",
         ) from error
-    return number
 
 
 def _set_up(config: TapConfig) -> None:
