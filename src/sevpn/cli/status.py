@@ -15,7 +15,7 @@ from sevpn.cli.exit import ExitCode
 from sevpn.cli.running import chosen, run_folders
 from sevpn.control import client
 from sevpn.errors import ControlError
-from sevpn.metrics.snapshot import SCHEMA, StatusDocument, Tunnel
+from sevpn.metrics.snapshot import SCHEMA, Session, StatusDocument, Tunnel
 
 __all__ = ["command", "render"]
 
@@ -130,7 +130,18 @@ def _server_lines(tunnel: Tunnel) -> Iterator[tuple[str, str]]:
         )
     if tunnel.session is not None:
         tls = tunnel.session.tls
-        yield "session", f"{tunnel.session.name}, {tls.version} {tls.cipher}"
+        yield (
+            "session",
+            f"{tunnel.session.name}, {tls.version} {tls.cipher}{_connections(tunnel.session)}",
+        )
+
+
+def _connections(session: Session) -> str:
+    """Return what there is to say of several connections; of one, nothing."""
+    if session.max_connections == 1:
+        return ""
+    way = ", half duplex" if session.half_duplex else ""
+    return f", {session.connections} connections{way}"
 
 
 def _trust(verified_by: str | None) -> str:

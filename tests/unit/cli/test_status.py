@@ -133,6 +133,23 @@ def test_a_whole_status_is_one_screen() -> None:
 
 
 @pytest.mark.parametrize(
+    ("session", "words"),
+    [
+        ({}, ""),
+        ({"connections": 3, "max_connections": 4}, ", 3 connections"),
+        (
+            {"connections": 2, "max_connections": 2, "half_duplex": True},
+            ", 2 connections, half duplex",
+        ),
+    ],
+)
+def test_several_connections_are_counted(session: dict[str, Any], words: str) -> None:
+    tls = Tls(version="TLSv1.3", cipher="AES")
+    lines = shown(session=Session(name="S", tls=tls, **session))
+    assert lines["session:"] == f"S, TLSv1.3 AES{words}"
+
+
+@pytest.mark.parametrize(
     ("verified_by", "words"),
     [
         ("ca", "verified by CA"),
