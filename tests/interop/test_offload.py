@@ -34,10 +34,18 @@ print(digest.hexdigest())
 """
 
 SEND = """
-import random, socket, sys
+import random, socket, sys, time
 random.seed(sys.argv[3])
 data = random.randbytes(int(sys.argv[4]))
-with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as peer:
+def connect(until):
+    while True:  # the host may have to resolve the address more than once
+        try:
+            return socket.create_connection((sys.argv[1], int(sys.argv[2])))
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+with connect(time.monotonic() + 20) as peer:
     while data:  # pieces of any size, so that super-segments end anywhere
         size = random.choice((1, 700, 1448, 5000, 65536, 200_000))
         peer.sendall(data[:size])
