@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from leftovers import nothing_is_left
 from sevpn.testing.peers import missing_peers
+
+__all__ = ["nothing_is_left"]
 
 
 def _obstacle(item: pytest.Item) -> str | None:

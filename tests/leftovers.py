@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests in namespaces share: machines are compared readably, and nothing is left.
 
-A conftest.py imports both names; pytest finds them there.
+The conftest.py of such a folder imports the hook and `leaves_nothing`; pytest finds them there. The
+fixture of the session itself is one for all folders (tests/conftest.py), so that it
+ends behind whatever any of them has made.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import pytest
 
 from sevpn.testing.machine import Snapshot, host_facts, open_machines
 
-__all__ = ["nothing_is_left", "pytest_assertrepr_compare"]
+__all__ = ["leaves_nothing", "nothing_is_left", "pytest_assertrepr_compare"]
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -23,8 +25,13 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def leaves_nothing(nothing_is_left: None) -> None:
+    """Tests of this folder are looked at behind."""
+
+
+@pytest.fixture(scope="session")
 def nothing_is_left() -> Iterator[None]:
-    """Whatever the tests of a folder made is gone when they have ended."""
+    """Whatever the tests have made is gone when they have ended."""
     before = host_facts()
     yield
     after = host_facts()

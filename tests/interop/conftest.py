@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from leftovers import nothing_is_left, pytest_assertrepr_compare
+from leftovers import leaves_nothing, pytest_assertrepr_compare
 from sevpn.testing.lab import Client, Hub, Network
 from sevpn.testing.peers import SoftEtherServer
 
-__all__ = ["nothing_is_left", "pytest_assertrepr_compare"]
+__all__ = ["leaves_nothing", "pytest_assertrepr_compare"]
 
 _numbers = itertools.count(1)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from leftovers import nothing_is_left, pytest_assertrepr_compare
+from leftovers import leaves_nothing, pytest_assertrepr_compare
 from sevpn.testing.lab import Client, EmbeddedServer, Network
 
-__all__ = ["nothing_is_left", "pytest_assertrepr_compare"]
+__all__ = ["leaves_nothing", "pytest_assertrepr_compare"]
 
 
 @pytest.fixture(scope="module")

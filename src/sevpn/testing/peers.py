@@ -251,6 +251,9 @@ class SoftEtherServer:
     def bridge_tap(self, hub: str, device: str, address: str) -> str:
         """Bridge the hub to a new TAP of the server's machine; return its name.
 
+        The network is this TAP's alone from now on: another test's TAP that is left
+        with it would take the answers.
+
         Args:
             hub: Which hub.
             device: Eleven letters at most.
@@ -262,7 +265,9 @@ class SoftEtherServer:
             lambda: any(link["ifname"] == name for link in self.machine.ip("link")),
             what=f"interface {name}",
         )
-        self.machine.sh(f"ip addr add {address} dev {name}; ip link set {name} up")
+        self.machine.sh(
+            f"ip addr flush to {address}; ip addr add {address} dev {name}; ip link set {name} up"
+        )
         return name
 
     def sessions(self, hub: str) -> list[str]:
