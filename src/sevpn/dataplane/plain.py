@@ -122,6 +122,8 @@ class PlainPath:
         sizes = list(map(len, frames))
         if min(sizes) < MIN_FRAME_SIZE or max(sizes) > MAX_FRAME_SIZE:
             frames = self._without_misfits(frames)
+            if not frames:
+                return []
             sizes = list(map(len, frames))
         if slot_count == 1 and not has_priority:
             return [Group(0, join_batch(frames, sizes), len(frames), sum(sizes))]

@@ -590,6 +590,8 @@ class Pump:
             if self._path.is_drained:
                 self._standing.empty()
                 return
+            if not groups:  # a flood of what is dropped may not hold the thread
+                return
         # Something is left. If it waits for us alone it is gone when we have caught up.
         if room < _COLLECT_BYTES and not self._has_room() and self._standing.waits(now):
             self._path.sheds = True

@@ -14,11 +14,13 @@ with it at the latest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sevpn.testing.machine import Machine, end, eventually
 from sevpn.testing.peers import PEERS, peer_environment
@@ -158,6 +160,10 @@ class Iperf3:
         assert process.stdout is not None
         for line in process.stdout:
             if "listening" in line:
+                # What it goes on to say must be read: a full pipe stops its transfers.
+                threading.Thread(
+                    target=_read_on, args=(process.stdout,), daemon=True
+                ).start()
                 return process
         raise AssertionError(f"iperf3 does not run on {self._address}")
 
@@ -207,6 +213,12 @@ class Iperf3:
     def stop(self) -> None:
         """End it."""
         end(self._process)
+
+
+def _read_on(said: IO[str]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # closed with its process
+        for _ in said:
+            pass
 
 
 _IPERF3: Final = str(PEERS / "usr/bin/iperf3")
