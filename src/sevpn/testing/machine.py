@@ -340,7 +340,8 @@ class Machine:
             addresses=tuple(self._addresses()),
             routes=tuple(
                 sorted(
-                    " ".join(line.split())
+                    # A cable that was plugged in just now may still be said to be down.
+                    " ".join(line.replace(" linkdown", "").split())
                     for family in ("-4", "-6")
                     for line in self.check(
                         "ip", family, "route", "show", "table", "all"
