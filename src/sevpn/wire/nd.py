@@ -3,15 +3,15 @@
 
 Layer: wire. Runs in: any thread.
 
-    packet        := 6 (4 bits), class and label (28 bits), payload size (2),
-                     58 (1), hop limit 255 (1), source (16), destination (16), message
     solicitation  := 135 (1), 0 (1), checksum (2), 0 (4), target (16), options
     advertisement := 136 (1), 0 (1), checksum (2), R S O and 0 (4), target (16), options
     option        := type (1), size in units of 8 bytes (1), value
 
 Option 1 is the sender's MAC address, option 2 the target's.
 
-Source: RFC 4861 sections 4.3, 4.4, 4.6.1 and 7.1; RFC 8200 sections 3 and 8.1.
+Whoever sends them must be on the link: the hop limit is 255.
+
+Source: RFC 4861 sections 4.3, 4.4, 4.6 and 7.1.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from typing import Final
 
 from sevpn.errors import RemoteProtocolError
 from sevpn.wire.ethernet import MacAddress
-from sevpn.wire.ipv4 import IpProtocol, internet_checksum
+from sevpn.wire.ipv4 import IpProtocol
+from sevpn.wire.ipv6 import Ipv6Packet, checksum6, decode_ipv6, encode_icmpv6
 
 __all__ = [
     "ALL_NODES",
     "NeighbourAdvertisement",
     "NeighbourSolicitation",
+    "check_nd",
     "decode_nd",
     "encode_nd",
+    "nd_options",
 ]
 
 ALL_NODES: Final = IPv6Address("ff02::1")
 """Every node of the link."""
 
-_IPV6: Final = struct.Struct("!IHBB16s16s")
 _MESSAGE: Final = struct.Struct("!BBHI16s")
 _SOLICITATION: Final = 135
 _ADVERTISEMENT: Final = 136
 _SOURCE_MAC: Final = 1
 _TARGET_MAC: Final = 2
+_MAC_SIZE: Final = 6
 _ROUTER: Final = 0x80000000
 _SOLICITED: Final = 0x40000000
 _OVERRIDE: Final = 0x20000000
@@ -101,16 +104,7 @@ def encode_nd(message: NeighbourSolicitation | NeighbourAdvertisement) -> bytes:
         kind, flags = _ADVERTISEMENT, _flags(message)
         option = _mac_option(_TARGET_MAC, message.target_mac)
     body = _MESSAGE.pack(kind, 0, 0, flags, message.target.packed) + option
-    header = _IPV6.pack(
-        6 << 28,
-        len(body),
-        IpProtocol.ICMPV6,
-        _HOP_LIMIT,
-        message.source.packed,
-        message.destination.packed,
-    )
-    total = internet_checksum(_summed(header, body))
-    return header + body[:2] + total.to_bytes(2, "big") + body[4:]
+    return encode_icmpv6(message.source, message.destination, body)
 
 
 def decode_nd(
@@ -124,34 +118,20 @@ def decode_nd(
         RemoteProtocolError: It is cut, passed a router, is wrongly summed, or
             has a broken option.
     """
-    if len(data) < _IPV6.size:
-        raise RemoteProtocolError(
-            f"an IPv6 packet of {len(data)} bytes is too short: its header has 40"
-        )
-    first, size, protocol, hop_limit, source, destination = _IPV6.unpack_from(data)
-    body = bytes(data[_IPV6.size : _IPV6.size + size])
-    if first >> 28 != 6 or len(body) < size:
-        raise RemoteProtocolError(
-            f"an IPv6 packet has the version {first >> 28} and {size} bytes of payload"
-            f" in {len(data)} bytes"
-        )
-    if protocol != IpProtocol.ICMPV6 or not body.startswith(
+    packet = decode_ipv6(data)
+    body = packet.payload
+    if packet.protocol != IpProtocol.ICMPV6 or not body.startswith(
         (bytes([_SOLICITATION]), bytes([_ADVERTISEMENT]))
     ):
         return None
-    if (
-        hop_limit != _HOP_LIMIT
-        or len(body) < _MESSAGE.size
-        or body[1]
-        or internet_checksum(_summed(bytes(data[: _IPV6.size]), body))
-    ):
-        raise RemoteProtocolError(
-            f"a neighbour discovery message of {len(body)} bytes with hop limit"
-            f" {hop_limit} is cut, wrongly summed or comes from beyond a router"
-        )
+    check_nd(packet, smallest=_MESSAGE.size)
     kind, _, _, flags, target = _MESSAGE.unpack_from(body)
-    options = _options(body[_MESSAGE.size :])
-    addresses = IPv6Address(source), IPv6Address(destination), IPv6Address(target)
+    options = {
+        number: MacAddress(value)
+        for number, value in nd_options(body[_MESSAGE.size :])
+        if len(value) == _MAC_SIZE
+    }
+    addresses = packet.source, packet.destination, IPv6Address(target)
     if kind == _SOLICITATION:
         return NeighbourSolicitation(*addresses, options.get(_SOURCE_MAC))
     return NeighbourAdvertisement(
@@ -161,6 +141,50 @@ def decode_nd(
         is_solicited=bool(flags & _SOLICITED),
         is_override=bool(flags & _OVERRIDE),
     )
+
+
+def check_nd(packet: Ipv6Packet, *, smallest: int) -> None:
+    """Check what makes a message of neighbour discovery one, whichever it is.
+
+    Args:
+        packet: It.
+        smallest: How many bytes it has before its options.
+
+    Raises:
+        RemoteProtocolError: It is cut, passed a router or is wrongly summed.
+    """
+    body = packet.payload
+    if (
+        packet.hop_limit != _HOP_LIMIT
+        or len(body) < smallest
+        or body[1]
+        or checksum6(packet)
+    ):
+        raise RemoteProtocolError(
+            f"a neighbour discovery message of {len(body)} bytes with hop limit"
+            f" {packet.hop_limit} is cut, wrongly summed or comes from beyond a router"
+        )
+
+
+def nd_options(data: bytes) -> list[tuple[int, bytes]]:
+    """Return types and values; a packet of a link has room for some hundred.
+
+    Raises:
+        RemoteProtocolError: One is cut, or has no size.
+    """
+    options: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data):
+        # RFC 4861 section 4.6: a size of 0 makes the whole message invalid.
+        size = data[at + 1] * 8 if at + 1 < len(data) else 0
+        if not 0 < size <= len(data) - at:
+            raise RemoteProtocolError(
+                f"an option of a neighbour discovery message has {size} bytes"
+                f" where {len(data) - at} are left"
+            )
+        options.append((data[at], data[at + 2 : at + size]))
+        at += size
+    return options
 
 
 def _flags(message: NeighbourAdvertisement) -> int:
@@ -173,26 +197,3 @@ def _flags(message: NeighbourAdvertisement) -> int:
 
 def _mac_option(kind: int, mac: MacAddress | None) -> bytes:
     return bytes([kind, 1]) + mac.octets if mac else b""
-
-
-def _options(data: bytes) -> dict[int, MacAddress]:
-    """Return the options of one unit, which is what a MAC address takes; the others are skipped."""
-    macs: dict[int, MacAddress] = {}
-    at = 0
-    while at < len(data):
-        # RFC 4861 section 4.6: a size of 0 makes the whole message invalid.
-        size = data[at + 1] * 8 if at + 1 < len(data) else 0
-        if not 0 < size <= len(data) - at:
-            raise RemoteProtocolError(
-                f"an option of a neighbour discovery message has {size} bytes"
-                f" where {len(data) - at} are left"
-            )
-        if size == 8:
-            macs[data[at]] = MacAddress(data[at + 2 : at + 8])
-        at += size
-    return macs
-
-
-def _summed(header: bytes, body: bytes) -> bytes:
-    """Return what the checksum covers: RFC 8200 section 8.1."""
-    return header[8:40] + struct.pack("!II", len(body), IpProtocol.ICMPV6) + body

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UDP datagrams over IPv4.
+"""UDP datagrams.
 
 Layer: wire. Runs in: any thread.
 
     datagram := source port (2), destination port (2), size (2), checksum (2), payload
 
 The checksum covers a pseudo-header too (addresses, protocol, size). A checksum
-of 0 means that there is none; one that comes out as 0 is sent as FFFF.
+of 0 means that there is none, which IPv6 forbids; one that comes out as 0 is sent
+as FFFF.
 
-Checksums are written but not verified: a DHCP server behind a virtual network
+Checksums are written but not verified here: a DHCP server behind a virtual network
 card hands its answers over before they are summed up, and a SoftEther server
 changes DHCP messages without mending their sum (docs/reference/dhcp.md#quirks).
 
-Source: RFC 768.
+Source: RFC 768; RFC 8200 section 8.1.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from sevpn.errors import LocalProtocolError, RemoteProtocolError
@@ -54,8 +55,8 @@ class UdpDatagram:
 def encode_udp(
     datagram: UdpDatagram,
     *,
-    source: IPv4Address,
-    destination: IPv4Address,
+    source: IPv4Address | IPv6Address,
+    destination: IPv4Address | IPv6Address,
     checksum: bool,
 ) -> bytes:
     """Return the bytes of *datagram*.
@@ -64,7 +65,7 @@ def encode_udp(
         datagram: What to send.
         source: The packet's source address, which the checksum covers.
         destination: The packet's destination address, likewise.
-        checksum: Whether to sum it up; else the field is 0, which any receiver accepts.
+        checksum: Whether to sum it up; else the field is 0, which any receiver of IPv4 accepts.
 
     Raises:
         LocalProtocolError: It does not fit into one IPv4 packet.
@@ -78,6 +79,7 @@ def encode_udp(
     unsummed = _HEADER.pack(*ports, size, 0) + datagram.payload
     if not checksum:
         return unsummed
+    # IPv6 has wider fields in another order, which does not change a sum.
     pseudo_header = (
         source.packed + destination.packed + struct.pack("!HH", IpProtocol.UDP, size)
     )

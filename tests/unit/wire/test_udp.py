@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import dpkt
 import pytest
@@ -42,6 +42,29 @@ def test_an_independent_writer_comes_to_the_same_checksum(
 
     assert dpkt.ethernet.Ethernet(bytes(other)).data.data.sum == ours
     assert bytes(other) == frame
+
+
+@given(datagrams)
+def test_over_ipv6_an_independent_writer_comes_to_the_same_checksum(
+    datagram: UdpDatagram,
+) -> None:
+    ends = (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2"))
+    ours = encode_udp(datagram, source=ends[0], destination=ends[1], checksum=True)
+    other = dpkt.ip6.IP6(
+        src=ends[0].packed,
+        dst=ends[1].packed,
+        nxt=IpProtocol.UDP,
+        plen=len(ours),
+        data=dpkt.udp.UDP(
+            sport=datagram.source_port,
+            dport=datagram.destination_port,
+            ulen=len(ours),
+            data=datagram.payload,
+        ),
+    )
+    other.extension_hdrs = {}
+
+    assert bytes(other)[40:] == ours
 
 
 def test_a_checksum_that_comes_out_as_zero_is_sent_as_all_ones() -> None:

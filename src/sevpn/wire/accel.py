@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datagrams of UDP acceleration: one frame each, sealed, beside the connections of a session.
+
+Layer: wire; pure. Runs in: any thread.
+
+Every integer is unsigned and big-endian:
+
+    inner     := cookie(4) tick(8) echo(8) size(2) deflated(1) frame(size) padding
+    version 2 := IV(12) ChaCha20-Poly1305(key, IV, inner), whose last 16 bytes are its tag
+    version 1 := IV(20) RC4(SHA-1(key, IV), inner and 20 zero bytes)
+
+A size of 0 is a keep-alive. The cookie is the receiver's; the tick is the sender's
+clock in milliseconds and the echo the greatest tick that it has received, 0 for
+none. Each direction has a key of its own. An IV serves once per key.
+
+Version 1 proves nothing: whoever is between may flip bits of the frame unseen.
+
+Source: docs/reference/protocol-data.md#udp; SoftEtherVPN, Cedar/UdpAccel.c,
+UdpAccelSendBlock() and UdpAccelProcessRecvPacket().
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Final, NamedTuple, Protocol
+
+from sevpn.errors import LocalProtocolError, RemoteProtocolError
+from sevpn.wire.block import MAX_FRAME_SIZE
+
+__all__ = [
+    "INNER_SIZE",
+    "MAX_DATAGRAM_SIZE",
+    "Inner",
+    "Seal",
+    "SealV1",
+    "SealV2",
+    "decode_inner",
+    "encode_inner",
+    "seal_of",
+]
+
+INNER_SIZE: Final = 23
+"""Bytes of an inner packet before its frame."""
+
+MAX_DATAGRAM_SIZE: Final = 2048
+"""Bytes of the largest datagram that a receiver has room for."""
+
+MAX_PADDING: Final = 31
+"""Bytes of padding that official senders add at most; a receiver takes any number."""
+
+_HEADER: Final = struct.Struct(">IQQHB")
+_CHECK: Final = bytes(20)
+_KEY_V1_SIZE: Final = 20
+_KEY_V2_SIZE: Final = 128
+_USED_KEY_SIZE: Final = 32
+_TAG_SIZE: Final = 16
+
+
+class Inner(NamedTuple):
+    """What a datagram says; a tuple, for there are thousands a second."""
+
+    cookie: int
+    """The receiver's cookie, which shows that the datagram is for its session."""
+
+    tick: int
+    """The sender's clock in milliseconds; never 0 when an honest peer sends it."""
+
+    echo: int
+    """The greatest tick that the sender has received; 0 for none."""
+
+    frame: bytes = b""
+    """One Ethernet frame, perhaps deflated; empty in a keep-alive."""
+
+    is_deflated: bool = False
+    """Whether the frame is a zlib stream."""
+
+
+def encode_inner(inner: Inner, *, padding: int = 0) -> bytes:
+    """Return the bytes of an inner packet.
+
+    Args:
+        inner: Numbers that do not fit are a bug of the caller: struct.error.
+        padding: Zero bytes at its end.
+    """
+    header = _HEADER.pack(
+        inner.cookie, inner.tick, inner.echo, len(inner.frame), inner.is_deflated
+    )
+    return header + inner.frame + bytes(padding)
+
+
+def decode_inner(data: bytes) -> Inner:
+    """Return what an inner packet says.
+
+    Raises:
+        RemoteProtocolError: It ends too early, or what it holds is no frame: more
+            than 1600 bytes.
+    """
+    if len(data) < INNER_SIZE:
+        raise RemoteProtocolError(
+            f"a datagram holds {len(data)} bytes: its header alone has {INNER_SIZE}"
+        )
+    cookie, tick, echo, size, flag = _HEADER.unpack_from(data)
+    if size > min(MAX_FRAME_SIZE, len(data) - INNER_SIZE):
+        raise RemoteProtocolError(
+            f"a datagram announces a frame of {size} bytes and holds {len(data) - INNER_SIZE}: at most {MAX_FRAME_SIZE} are allowed"
+        )
+    return Inner(cookie, tick, echo, data[INNER_SIZE : INNER_SIZE + size], bool(flag))
+
+
+class Seal(Protocol):
+    """One direction's cipher."""
+
+    iv_size: int
+    """Bytes of an IV, which stands at the beginning of each datagram."""
+
+    overhead: int
+    """Bytes that a datagram has beyond its inner packet."""
+
+    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
+        """Return the datagram of an inner packet.
+
+        Args:
+            inner: From :func:`encode_inner`.
+            iv: As many bytes as :attr:`iv_size`, never used before with this key.
+        """
+        ...
+
+    def open(self, datagram: bytes, /) -> bytes:
+        """Return the inner packet in a datagram, padding included.
+
+        Raises:
+            RemoteProtocolError: It is too short, or not sealed with this key.
+        """
+        ...
+
+
+class SealV2:
+    """Version 2's :class:`Seal`.
+
+    Args:
+        key: 128 bytes, of which the cipher takes the first 32.
+
+    Raises:
+        LocalProtocolError: The key has another size.
+    """
+
+    iv_size = 12
+    overhead = 12 + _TAG_SIZE
+
+    def __init__(self, key: bytes) -> None:
+        # Costs memory that a session without UDP does not need.
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415
+
+        _check_key(key, _KEY_V2_SIZE)
+        self._cipher = ChaCha20Poly1305(key[:_USED_KEY_SIZE])
+        self._invalid = InvalidTag
+
+    def __repr__(self) -> str:
+        return "SealV2(***)"
+
+    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
+        """Return the datagram of an inner packet."""
+        return iv + self._cipher.encrypt(iv, inner, None)
+
+    def open(self, datagram: bytes, /) -> bytes:
+        """Return the inner packet in a datagram, padding included."""
+        if len(datagram) < self.overhead:
+            raise _too_short(datagram)
+        try:
+            return self._cipher.decrypt(datagram[:12], datagram[12:], None)
+        except self._invalid:
+            raise RemoteProtocolError(
+                "a datagram is not of this session, or was changed on its way"
+            ) from None
+
+
+class SealV1:
+    """Version 1's :class:`Seal`.
+
+    Args:
+        key: 20 bytes.
+
+    Raises:
+        LocalProtocolError: The key has another size.
+    """
+
+    iv_size = 20
+    overhead = 20 + len(_CHECK)
+
+    def __init__(self, key: bytes) -> None:
+        # As for version 2. RC4 is what the protocol has; --udp-v1 has to ask for it.
+        from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
+
+        _check_key(key, _KEY_V1_SIZE)
+        self._key = key
+
+        def apply(packet_key: bytes, data: bytes) -> bytes:
+            return Cipher(ARC4(packet_key), None).encryptor().update(data)
+
+        self._rc4 = apply
+
+    def __repr__(self) -> str:
+        return "SealV1(***)"
+
+    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
+        """Return the datagram of an inner packet."""
+        return iv + self._apply(iv, inner + _CHECK)
+
+    def open(self, datagram: bytes, /) -> bytes:
+        """Return the inner packet in a datagram, padding included."""
+        if len(datagram) < self.overhead:
+            raise _too_short(datagram)
+        inner = self._apply(datagram[:20], datagram[20:])
+        if inner[-len(_CHECK) :] != _CHECK:
+            raise RemoteProtocolError("a datagram is not of this session")
+        return inner[: -len(_CHECK)]
+
+    def _apply(self, iv: bytes, data: bytes) -> bytes:
+        """Encrypt or decrypt, which is the same."""
+        # Not used for its collisions: it mixes a secret with a number.
+        packet_key = hashlib.sha1(self._key + iv, usedforsecurity=False).digest()
+        return self._rc4(packet_key, data)
+
+
+def seal_of(version: int, key: bytes) -> Seal:
+    """Return the cipher of one direction.
+
+    Args:
+        version: 1 or 2.
+        key: 20 bytes for version 1, 128 for version 2.
+
+    Raises:
+        LocalProtocolError: The key has another size.
+    """
+    return SealV1(key) if version == 1 else SealV2(key)
+
+
+def _check_key(key: bytes, size: int) -> None:
+    if len(key) != size:
+        raise LocalProtocolError(f"a key has {len(key)} bytes instead of {size}")
+
+
+def _too_short(datagram: bytes) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"a datagram of {len(datagram)} bytes is too short to hold anything"
+    )

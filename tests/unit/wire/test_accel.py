@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from sevpn.errors import LocalProtocolError, RemoteProtocolError
+from sevpn.wire.accel import (
+    INNER_SIZE,
+    Inner,
+    Seal,
+    SealV1,
+    SealV2,
+    decode_inner,
+    encode_inner,
+    seal_of,
+)
+
+VECTORS = {
+    name: bytes.fromhex(value)
+    for name, value in (
+        line.split(":")
+        for line in (Path(__file__).parents[2] / "vectors" / "udp.hex")
+        .read_text()
+        .splitlines()
+        if line and not line.startswith("#")
+    )
+}
+
+INNER = Inner(0x01020304, 0x1122334455667788, 0x0102030405060708, b"ABCD")
+SEALS: dict[int, Seal] = {1: SealV1(bytes(range(20))), 2: SealV2(bytes(range(128)))}
+IVS = {1: bytes(range(0xA0, 0xB4)), 2: bytes(range(0xA0, 0xAC))}
+
+inners = st.builds(
+    Inner,
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.binary(max_size=1600),
+    st.booleans(),
+)
+versions = pytest.mark.parametrize("version", [1, 2])
+
+
+def test_the_vector_of_an_inner_packet_is_encoded_and_read() -> None:
+    assert encode_inner(INNER, padding=3) == VECTORS["inner"]
+    assert decode_inner(VECTORS["inner"]) == INNER
+
+
+@versions
+def test_the_vectors_are_sealed_and_opened_byte_for_byte(version: int) -> None:
+    datagram = VECTORS[f"v{version}"]
+
+    assert SEALS[version].seal(VECTORS["inner"], IVS[version]) == datagram
+    assert SEALS[version].open(datagram) == VECTORS["inner"]
+    assert len(datagram) == len(VECTORS["inner"]) + SEALS[version].overhead
+
+
+@versions
+@given(inner=inners, padding=st.integers(0, 40), iv=st.binary(min_size=20, max_size=20))
+def test_what_was_sealed_is_read_again(
+    version: int, inner: Inner, padding: int, iv: bytes
+) -> None:
+    seal = SEALS[version]
+    datagram = seal.seal(encode_inner(inner, padding=padding), iv[: seal.iv_size])
+
+    assert decode_inner(seal.open(datagram)) == inner
+
+
+def test_a_datagram_of_version_2_that_was_cut_is_refused() -> None:
+    for size in range(len(VECTORS["v2"])):
+        with pytest.raises(RemoteProtocolError):
+            SEALS[2].open(VECTORS["v2"][:size])
+
+
+def test_a_cut_takes_of_version_1_its_padding_or_all() -> None:
+    whole = SEALS[1].seal(encode_inner(INNER, padding=31), IVS[1])
+
+    for size in range(len(whole) - 31):
+        with pytest.raises(RemoteProtocolError):
+            SEALS[1].open(whole[:size])
+    for size in range(len(whole) - 31, len(whole)):
+        assert decode_inner(SEALS[1].open(whole[:size])) == INNER
+
+
+@given(data=st.data())
+def test_a_datagram_of_version_2_with_another_bit_anywhere_is_refused(
+    data: st.DataObject,
+) -> None:
+    mutant = bytearray(VECTORS["v2"])
+    mutant[data.draw(st.integers(0, len(mutant) - 1))] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(RemoteProtocolError):
+        SEALS[2].open(bytes(mutant))
+
+
+def test_a_datagram_of_version_1_with_another_key_or_iv_is_refused() -> None:
+    foreign = SealV1(bytes(20))
+    changed = b"\xff" + VECTORS["v1"][1:]
+
+    with pytest.raises(RemoteProtocolError):
+        foreign.open(VECTORS["v1"])
+    with pytest.raises(RemoteProtocolError):
+        SEALS[1].open(changed)
+
+
+@versions
+@given(garbage=st.binary(max_size=300))
+def test_garbage_is_refused(version: int, garbage: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        SEALS[version].open(garbage)
+
+
+@given(garbage=st.binary(max_size=2100))
+def test_any_bytes_are_an_inner_packet_or_refused(garbage: bytes) -> None:
+    try:
+        inner = decode_inner(garbage)
+    except RemoteProtocolError:
+        return
+    assert len(inner.frame) <= min(1600, len(garbage) - INNER_SIZE)
+
+
+def test_an_inner_packet_that_ends_early_is_refused() -> None:
+    whole = encode_inner(INNER)
+
+    for size in range(len(whole)):
+        with pytest.raises(RemoteProtocolError):
+            decode_inner(whole[:size])
+
+
+def test_a_frame_of_1600_bytes_is_taken_and_one_of_1601_is_not() -> None:
+    largest = INNER._replace(frame=bytes(1600))
+
+    assert decode_inner(encode_inner(largest)) == largest
+    with pytest.raises(RemoteProtocolError, match="1601"):
+        decode_inner(encode_inner(INNER._replace(frame=bytes(1601))))
+
+
+def test_any_flag_but_zero_means_deflated() -> None:
+    packet = bytearray(encode_inner(INNER))
+    packet[22] = 0x80
+
+    assert decode_inner(bytes(packet)).is_deflated
+
+
+def test_version_2_uses_the_first_32_bytes_of_its_key() -> None:
+    other = SealV2(bytes(range(32)) + bytes(96))
+
+    assert other.open(VECTORS["v2"]) == VECTORS["inner"]
+
+
+@pytest.mark.parametrize(("version", "size"), [(1, 19), (1, 21), (2, 32), (2, 127)])
+def test_a_key_of_another_size_is_refused(version: int, size: int) -> None:
+    with pytest.raises(LocalProtocolError, match=f"{size} bytes"):
+        seal_of(version, bytes(size))
+
+
+@versions
+def test_a_seal_never_shows_its_key(version: int) -> None:
+    assert repr(seal_of(version, bytes({1: 20, 2: 128}[version]))).endswith("(***)")
