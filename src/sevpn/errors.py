@@ -27,16 +27,19 @@ __all__ = [
     "Failure",
     "HostError",
     "HubNotFoundError",
+    "InterfaceGoneError",
     "LeaseError",
     "LocalProtocolError",
     "NotProvenError",
     "PrivilegeError",
     "ProtocolError",
+    "ProxyError",
     "RefusedError",
     "RemoteProtocolError",
     "ResolveError",
     "SevpnError",
     "SilenceError",
+    "SpentSecretError",
     "TlsError",
     "TransportError",
 ]
@@ -84,6 +87,12 @@ class ConfigError(SevpnError):
     """A profile, an option or the target is wrong."""
 
     failure = Failure.CONFIG
+
+
+class SpentSecretError(SevpnError):
+    """What served for one login is needed for another, and nobody can give it."""
+
+    failure = Failure.REFUSED
 
 
 class ControlError(SevpnError):
@@ -170,6 +179,20 @@ class ResolveError(TransportError):
 
 class DialError(TransportError):
     """No address of the server accepted a TCP connection."""
+
+
+class ProxyError(TransportError):
+    """The proxy did not connect us to the server.
+
+    Args:
+        message: One line for people.
+        failure: `UNREACHABLE` if it may do so later, `REFUSED` if it wants another
+            login, `PEER` if it is no such proxy.
+    """
+
+    def __init__(self, message: str, *, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class TlsError(TransportError):
@@ -259,6 +282,12 @@ class HostError(SevpnError):
     def __init__(self, message: str, *, operation: str) -> None:
         super().__init__(message)
         self.operation = operation
+
+
+class InterfaceGoneError(HostError):
+    """An interface that was there has been removed: the TAP under us, or an uplink."""
+
+    failure = Failure.TEMPORARY
 
 
 class PrivilegeError(HostError):

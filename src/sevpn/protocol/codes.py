@@ -221,7 +221,7 @@ _MEANINGS: Final = {
     ),
     7: _Meaning(
         "hub {hub!r} on {host} does not take this kind of login for {user!r}",
-        "try another --auth (password, plain, anonymous), or ask which one is set up",
+        "try another --auth (password, plain, certificate, anonymous), or ask which one is set up",
     ),
     8: _Meaning(
         "hub {hub!r} does not exist on {host}", "check 'hub' in the target or profile"
@@ -270,10 +270,21 @@ _MEANINGS: Final = {
         "hub {hub!r} on {host} takes no empty password over the network",
         "set a password for {user!r}",
     ),
-    52: _Meaning("{user!r} has not the right for this on {host}", _ASK),
+    52: _Meaning(
+        "{user!r} has not the right for this on {host}",
+        "a policy (FixPassword) or an option of hub {hub!r} forbids it; ask its administrator",
+    ),
     63: _Meaning(
         "{host} has more users than it may",
         "ask its administrator; the server refuses everybody until then",
+    ),
+    68: _Meaning(
+        "hub {hub!r} on {host} keeps no password of {user!r}",
+        "it is checked elsewhere (RADIUS, a certificate): change it there",
+    ),
+    69: _Meaning(
+        "{host} refused another password for {user!r} on hub {hub!r}",
+        "wrong user name or old password; the server does not say which",
     ),
     77: _Meaning(
         "{host} does not support keys of this size", "use another certificate"
@@ -309,6 +320,10 @@ _MEANINGS: Final = {
         "ask its administrator, or connect from another network",
     ),
     111: _Meaning("{host} is short of memory", _WAIT),
+    149: _Meaning(
+        "{host} refuses this name for itself, or, with a server of 4.x, its DHCP server does not run",
+        "give the name that its certificate has, or ask its administrator",
+    ),
     113: _Meaning("{host} met a fatal error", _ASK),
     114: _Meaning("{host} could not check its licence", _LICENSE),
     115: _Meaning("{host} could not reach its licence server", _LICENSE),
@@ -345,7 +360,7 @@ def failure_of(code: int) -> Failure:
         return Failure.PEER
     if code == ServerError.HUB_NOT_FOUND:
         return Failure.CONFIG
-    if code == ServerError.AUTH_FAILED:
+    if code in {ServerError.AUTH_FAILED, ServerError.OLD_PASSWORD_WRONG}:
         return Failure.SECRET
     if code in _TEMPORARY or code not in _NAMED:
         return Failure.TEMPORARY
@@ -353,7 +368,13 @@ def failure_of(code: int) -> Failure:
 
 
 def error_from_code(
-    code: int, *, hub: str, user: str, host: str, no_save_password: bool = False
+    code: int,
+    *,
+    hub: str,
+    user: str,
+    host: str,
+    no_save_password: bool = False,
+    by_certificate: bool = False,
 ) -> RefusedError:
     """Return the exception for a server's refusal of a login; it is not raised.
 
@@ -363,17 +384,24 @@ def error_from_code(
         user: Its user name; empty for a login that named none.
         host: The server, as the user knows it.
         no_save_password: Whether the hub forbids to store the password.
+        by_certificate: Whether the login was by a certificate.
     """
-    meaning = _meaning(code, user)
+    meaning = _meaning(code, user, by_certificate=by_certificate)
     facts = {"hub": hub, "user": user, "host": host}
     line = f"{meaning.what.format(**facts)} (server error {code}): {meaning.step.format(**facts)}"
-    if no_save_password:
+    if no_save_password and not by_certificate:
         line += "; this hub does not allow to store the password"
     failure = failure_of(code)
     return _class_for(failure)(line, code=code, failure=failure)
 
 
-def _meaning(code: int, user: str) -> _Meaning:
+def _meaning(code: int, user: str, *, by_certificate: bool) -> _Meaning:
+    if code == ServerError.AUTH_FAILED and by_certificate:
+        return _Meaning(
+            "{host} refused the certificate of {user!r} for hub {hub!r}",
+            "the user may be another, or be known by another certificate, or this one is expired or revoked there; "
+            "the server does not say which",
+        )
     if code == ServerError.AUTH_FAILED and not user:
         return _Meaning(
             "{host} refused the anonymous login to hub {hub!r}",

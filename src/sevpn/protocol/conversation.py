@@ -10,7 +10,8 @@ Layer: protocol; pure, no deadlines of its own. Runs in: the control thread.
        └─ noop: stay┘                               └noop: stay─┘
     refusal, malformed bytes, end of the stream ──> raised from either state, then OVER
 
-What is requested, and what the answer means, is for who derives from
+A request that needs nothing of the Hello goes along with the signature, which saves a
+round trip. What is requested, and what the answer means, is for who derives from
 :class:`Conversation`: `handshake.py` logs in, `joining.py` adds a connection to a
 session.
 
@@ -53,7 +54,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True, slots=True)
 class HelloReceived:
-    """The server is a SoftEther server; the request is in `data_to_send()`."""
+    """The server is a SoftEther server; the request is in `data_to_send()`, or was before."""
 
     hello: Hello
     """What it says of itself."""
@@ -108,8 +109,8 @@ class Conversation(ABC, Generic[Outcome]):
         self._reader = HttpReader("client", _MAX_HELLO_SIZE)
 
     @abstractmethod
-    def _ask(self, hello: Hello) -> Pack:
-        """Return the request that follows *hello*; called once."""
+    def _ask(self, hello: Hello) -> Pack | None:
+        """Return the request that follows *hello*; `None`: it was sent along with the signature."""
 
     @abstractmethod
     def _take_answer(self, pack: Pack) -> Outcome | ServerRefusal:
@@ -212,16 +213,21 @@ class Conversation(ABC, Generic[Outcome]):
             raise self._refused(hello)
         request = self._ask(hello)
         self._forget()
-        self._outgoing += pack_request(
-            request, host=self._host, random=self._random, date=self._date
-        )
+        if request is not None:
+            self._send(request)
         self._reader.max_body = MAX_BODY_SIZE
         self._state = _State.AWAITING_ANSWER
         return HelloReceived(hello)
 
+    def _send(self, request: Pack) -> None:
+        self._outgoing += pack_request(
+            request, host=self._host, random=self._random, date=self._date
+        )
+
     # --- what is said about trouble ---
 
     def _refused(self, refusal: ServerRefusal) -> RefusedError:
+        """Return the exception for a refusal, at the Hello or of the request."""
         return error_from_code(
             refusal.code,
             hub=self._hub,

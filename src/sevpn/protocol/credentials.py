@@ -11,13 +11,22 @@ itself; the second one is what a login sends. The user name enters the first one
 a hash is useless under another name. SHA-0 is SHA-1 without the rotation in the
 message schedule; nobody should use it for anything new.
 
-Source: docs/reference/protocol.md#passwords; FIPS 180 (1993); SoftEtherVPN,
-Cedar/Account.c, HashPassword(); Cedar/Sam.c, SecurePassword().
+A certificate is proved by an RSA signature (PKCS #1 v1.5) over the same 20 bytes:
+
+    signed := the DigestInfo of SHA-1, and the SHA-1 digest of the 20 bytes
+
+Who holds the key makes the signature; this module knows only what is signed.
+
+Source: docs/reference/protocol.md#passwords; FIPS 180 (1993); RFC 8017 section
+9.2; SoftEtherVPN, Cedar/Account.c, HashPassword(); Cedar/Sam.c, SecurePassword();
+Mayaqua/Encrypt.c, RsaSignEx() and HashForSign().
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,15 +35,20 @@ from sevpn.errors import ConfigError, LocalProtocolError
 __all__ = [
     "CHALLENGE_SIZE",
     "HASH_SIZE",
+    "MAX_CERTIFICATE_SIZE",
     "MAX_PASSWORD_SIZE",
     "MAX_USER_SIZE",
+    "RSA_BITS",
     "Anonymous",
+    "Certificate",
     "Credentials",
     "Password",
     "PlainPassword",
+    "Ticket",
     "hash_password",
     "secure_password",
     "sha0",
+    "signed_digest",
 ]
 
 HASH_SIZE: Final = 20
@@ -48,6 +62,14 @@ MAX_USER_SIZE: Final = 255
 
 MAX_PASSWORD_SIZE: Final = 4096
 """Bytes of a password in UTF-8. Our choice: one-time tokens may be long, a Login has 65536 bytes in all."""
+
+MAX_CERTIFICATE_SIZE: Final = 100_000
+"""Bytes of a certificate (DER) that a server reads."""
+
+RSA_BITS: Final = (1024, 1536, 2048, 3072, 4096)
+"""Sizes of the keys that a server knows; with any other, every login is error 9."""
+
+_SHA1_DIGEST_INFO: Final = bytes.fromhex("3021300906052b0e03021a05000414")
 
 _MASK: Final = 0xFFFFFFFF
 _START: Final = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0)
@@ -116,7 +138,52 @@ class PlainPassword:
         _check_plain(self.user, self.password)
 
 
-Credentials = Anonymous | Password | PlainPassword
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A login by a certificate and a signature that only its owner can make.
+
+    Raises:
+        ConfigError: The user name or the certificate cannot be sent.
+    """
+
+    user: str
+    """User name, case-insensitive at the server."""
+
+    certificate: bytes = field(repr=False)
+    """The certificate itself (DER), without those of its authorities."""
+
+    sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    """Returns the RSA signature (PKCS #1 v1.5) of the digest that it is given, which it
+    does not hash once more; see :func:`signed_digest`."""
+
+    def __post_init__(self) -> None:
+        _check_user(self.user)
+        if not 1 <= len(self.certificate) <= MAX_CERTIFICATE_SIZE:
+            raise ConfigError(
+                f"the certificate of {self.user!r} has {len(self.certificate)} bytes: "
+                f"the server takes {MAX_CERTIFICATE_SIZE}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A login by what a cluster's controller gave for one of its members.
+
+    Raises:
+        ConfigError: The user name cannot be sent.
+    """
+
+    user: str
+    """User name; the member takes the ticket's."""
+
+    ticket: bytes = field(repr=False)
+    """20 bytes that log in once, within 60 s. A secret."""
+
+    def __post_init__(self) -> None:
+        _check_user(self.user)
+
+
+Credentials = Anonymous | Password | PlainPassword | Certificate | Ticket
 """One way to log in."""
 
 
@@ -184,6 +251,22 @@ def secure_password(hashed: bytes, challenge: bytes) -> bytes:
     if (len(hashed), len(challenge)) != (HASH_SIZE, CHALLENGE_SIZE):
         raise LocalProtocolError("a password hash and a challenge have 20 bytes each")
     return sha0(hashed + challenge)
+
+
+def signed_digest(challenge: bytes) -> bytes:
+    """Return what a certificate's key signs to prove itself: 35 bytes.
+
+    Args:
+        challenge: The 20 random bytes of this connection's Hello.
+
+    Raises:
+        LocalProtocolError: It has another size.
+    """
+    if len(challenge) != CHALLENGE_SIZE:
+        raise LocalProtocolError("a challenge has 20 bytes")
+    # Broken where somebody chooses two texts that collide; here nobody chooses any.
+    digest = hashlib.sha1(challenge, usedforsecurity=False).digest()
+    return _SHA1_DIGEST_INFO + digest
 
 
 def sha0(data: bytes) -> bytes:

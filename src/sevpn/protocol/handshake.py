@@ -24,9 +24,11 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sevpn.errors import RemoteProtocolError
+from sevpn.errors import RefusedError, RemoteProtocolError
+from sevpn.protocol.codes import error_from_code
 from sevpn.protocol.conversation import Conversation, HelloReceived
-from sevpn.protocol.credentials import Credentials
+from sevpn.protocol.credentials import Certificate, Credentials
+from sevpn.protocol.envelope import pack_request
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.messages import (
     Hello,
@@ -55,7 +57,10 @@ class Welcomed:
 
 @dataclass(frozen=True, slots=True)
 class Redirected:
-    """The login succeeded, and the session is to be had elsewhere. The machine is over."""
+    """The login succeeded, and the session is to be had elsewhere. The machine is over.
+
+    What tells the controller that the client goes is in `data_to_send()`.
+    """
 
     redirect: Redirect
     """Where, and with which ticket."""
@@ -101,6 +106,7 @@ class ClientHandshake(Conversation[Welcomed | Redirected]):
             request="the login",
         )
         self._credentials: Credentials | None = credentials
+        self._by_certificate = isinstance(credentials, Certificate)
         self._identity = identity
         self._options = options or SessionOptions()
 
@@ -124,8 +130,22 @@ class ClientHandshake(Conversation[Welcomed | Redirected]):
         if isinstance(answer, Redirect):
             if answer.address.is_loopback and not _is_loopback(self._host):
                 raise RemoteProtocolError("the redirect leads to this host itself")
+            # An empty Pack; its answer says nothing, and nobody waits for it.
+            self._outgoing += pack_request(
+                Pack(()), host=self._host, random=self._random, date=self._date
+            )
             return Redirected(answer)
         return Welcomed(answer, self._reader.trailing())
+
+    def _refused(self, refusal: ServerRefusal) -> RefusedError:
+        return error_from_code(
+            refusal.code,
+            hub=self._hub,
+            user=self._user,
+            host=self._server,
+            no_save_password=refusal.no_save_password,
+            by_certificate=self._by_certificate,
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,10 +4,12 @@
 Layer: protocol; pure, no deadlines of its own. Runs in: the control thread; the
 messages also in the embedded server's loop.
 
-    client ── signature ──────────────────────────────> server
-    client <── Hello (its challenge is not needed) ──── server
-    client ── additional_connect, session key ────────> server
-    client <── error 0 and a direction, or a refusal ── server
+    client ── signature; additional_connect, session key ──> server
+    client <── Hello (its challenge is not needed) ───────── server
+    client <── error 0 and a direction, or a refusal ─────── server
+
+The request does not wait for the Hello: a session that is taken up again goes on a
+round trip earlier. Servers read one request after the other.
 
 After the answer the connection carries items, as the first one does after the
 Welcome. In a half-duplex session each connection has one direction; that of the
@@ -147,7 +149,7 @@ class ClientJoin(Conversation[Joined]):
         host: The server's address as text, for the Host header.
         hub: The session's hub, for error texts.
         user: Whose session it is, likewise.
-        session_key: From the Welcome; forgotten once the request is made.
+        session_key: From the Welcome; kept in `data_to_send()` only.
         identity: What is told of this host: product and version only.
         is_half_duplex: Whether the session is: a direction must then be named, and
             otherwise none.
@@ -178,16 +180,11 @@ class ClientJoin(Conversation[Joined]):
             server=server,
             request="the request for another connection",
         )
-        self._session_key = session_key
-        self._identity = identity
         self._is_half_duplex = is_half_duplex
+        self._send(encode_join(session_key, identity))
 
-    def _ask(self, hello: Hello) -> Pack:
+    def _ask(self, hello: Hello) -> None:
         del hello  # its challenge is for those who log in
-        return encode_join(self._session_key, self._identity)
-
-    def _forget(self) -> None:
-        self._session_key = b""
 
     def _take_answer(self, pack: Pack) -> Joined | ServerRefusal:
         answer = decode_join_answer(pack)

@@ -24,20 +24,32 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, assert_never
+from typing import Final, Literal, assert_never
 
 from sevpn.errors import ConfigError, RemoteProtocolError
 from sevpn.protocol.credentials import (
     CHALLENGE_SIZE,
+    MAX_CERTIFICATE_SIZE,
     Anonymous,
+    Certificate,
     Credentials,
     Password,
     PlainPassword,
+    Ticket,
     secure_password,
+    signed_digest,
 )
 from sevpn.protocol.identity import ClientIdentity, node_information
 from sevpn.protocol.policy import decode_policy, policy_elements
-from sevpn.wire.pack import Element, Kind, Pack, data, integer, text
+from sevpn.protocol.udpterms import (
+    UdpGrant,
+    UdpOffer,
+    decode_grant,
+    decode_offer,
+    grant_elements,
+    offer_elements,
+)
+from sevpn.wire.pack import Element, Kind, Pack, data, integer, ip_elements, text
 from sevpn.wire.text import display_line, display_text
 
 __all__ = [
@@ -59,6 +71,7 @@ __all__ = [
     "encode_hello",
     "encode_login",
     "encode_noop",
+    "encode_redirect",
     "encode_welcome",
     "is_noop",
 ]
@@ -73,7 +86,6 @@ SESSION_KEY_SIZE: Final = 20
 """Bytes of the secret that lets another connection join a session."""
 
 _TICKET_SIZE: Final = 20
-_MAX_CERTIFICATE_SIZE: Final = 100_000
 _MAX_PORTS: Final = 128
 _TIMEOUT_MS: Final = (5000, 60000)
 
@@ -158,6 +170,12 @@ class SessionOptions:
     qos: bool = False
     """Give urgent frames a connection of their own."""
 
+    mode: Literal["client", "bridge", "monitor"] = "client"
+    """What the session is: one host, a way between networks, or a watcher."""
+
+    udp: UdpOffer | None = None
+    """Carry frames in datagrams, too; `None`: not wanted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginRequest:
@@ -177,6 +195,15 @@ class LoginRequest:
 
     plain_password: str = field(repr=False)
     """The password of a plain login, trimmed as official servers do."""
+
+    certificate: bytes = field(repr=False)
+    """The certificate (DER) of a login by one; of any size, and nothing is known of it."""
+
+    signature: bytes = field(repr=False)
+    """The proof that goes with it; likewise."""
+
+    ticket: bytes = field(repr=False)
+    """What a cluster's controller gave; likewise."""
 
     options: SessionOptions
     """What is asked of the session; connections clamped to 1 to 32."""
@@ -242,9 +269,10 @@ def encode_login(
             integer("use_encrypt", 1),
             integer("use_compress", options.use_compress),
             integer("half_connection", options.half_connection),
-            integer("require_bridge_routing_mode", 0),
-            integer("require_monitor_mode", 0),
+            integer("require_bridge_routing_mode", options.mode == "bridge"),
+            integer("require_monitor_mode", options.mode == "monitor"),
             integer("qos", options.qos),
+            *(() if options.udp is None else offer_elements(options.udp)),
             data("unique_id", identity.machine_id),
             *node_information(
                 identity,
@@ -283,6 +311,17 @@ def _proof_elements(credentials: Credentials, challenge: bytes) -> tuple[Element
                 integer("authtype", AuthType.PLAIN),
                 text("plain_password", password),
             )
+        case Certificate(_, certificate, sign):
+            return (
+                integer("authtype", AuthType.CERTIFICATE),
+                data("cert", certificate),
+                data("sign", sign(signed_digest(challenge))),
+            )
+        case Ticket(_, ticket):
+            return (
+                integer("authtype", AuthType.TICKET),
+                data("ticket", ticket),
+            )
         case _:
             assert_never(credentials)
 
@@ -311,6 +350,9 @@ def decode_login(pack: Pack) -> LoginRequest:
         auth_type=pack.get_int("authtype"),
         secure_password=pack.get_data("secure_password"),
         plain_password=pack.get_word("plain_password"),
+        certificate=pack.get_data("cert"),
+        signature=pack.get_data("sign"),
+        ticket=pack.get_data("ticket"),
         options=SessionOptions(
             max_connections=_clamped(
                 pack.get_int("max_connection"), 1, MAX_CONNECTIONS
@@ -318,6 +360,7 @@ def decode_login(pack: Pack) -> LoginRequest:
             use_compress=pack.get_bool("use_compress"),
             half_connection=pack.get_bool("half_connection"),
             qos=pack.get_bool("qos"),
+            udp=decode_offer(pack),
         ),
         use_encrypt=pack.get_bool("use_encrypt"),
         needs_bridge_mode=pack.get_bool("require_bridge_routing_mode")
@@ -395,6 +438,9 @@ class Welcome:
     qos: bool = False
     """Whether urgent frames have a connection of their own."""
 
+    udp: UdpGrant | str = "not offered to the server"
+    """What it grants of UDP, or why there is none: a clause for people."""
+
     vlan_id: int = 0
     """VLAN that the server puts the session into, 0 for none; to be shown only."""
 
@@ -453,13 +499,28 @@ def _decode_redirect(pack: Pack) -> Redirect:
     )
 
 
+def encode_redirect(redirect: Redirect) -> Pack:
+    """Return the Pack of *redirect*; the server's side."""
+    return Pack(
+        (
+            integer("error", 0),
+            integer("Redirect", 1),
+            *ip_elements("Ip", redirect.address),
+            integer("Port", *redirect.ports),
+            data("Ticket", redirect.ticket),
+            data("Cert", redirect.certificate),
+            data("Msg", redirect.message.encode()),
+        )
+    )
+
+
 def _is_one_der_sequence(octets: bytes) -> bool:
     """Tell whether *octets* may be one certificate: a DER sequence and no more.
 
     The bytes are only ever compared with what the member presents; whether they
     are a good certificate is then TLS's question.
     """
-    if len(octets) > _MAX_CERTIFICATE_SIZE or octets[:1] != b"\x30" or len(octets) < 2:
+    if len(octets) > MAX_CERTIFICATE_SIZE or octets[:1] != b"\x30" or len(octets) < 2:
         return False
     if octets[1] < 0x80:
         return len(octets) == 2 + octets[1]
@@ -490,6 +551,7 @@ def _decode_welcome(pack: Pack, options: SessionOptions) -> Welcome:
         use_compress=pack.get_bool("use_compress"),
         half_connection=half_connection,
         qos=qos,
+        udp=decode_grant(pack, options.udp),
         vlan_id=pack.get_int("vlan_id"),
         is_azure=pack.get_bool("is_azure_session"),
         message=_message(pack),
@@ -554,6 +616,7 @@ def encode_welcome(welcome: Welcome) -> Pack:
             integer("qos", welcome.qos),
             integer("is_azure_session", welcome.is_azure),
             integer("enable_udp_recovery", 0),
+            *(grant_elements(welcome.udp) if isinstance(welcome.udp, UdpGrant) else ()),
             integer("suppress_client_update_notification", 0),
             integer("vlan_id", welcome.vlan_id),
             data("Msg", welcome.message.encode("utf-8")),

@@ -24,6 +24,7 @@ docs/reference/dhcp.md#neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
@@ -53,6 +54,7 @@ __all__ = [
     "Proof",
     "Proven",
     "Prover",
+    "Silent",
     "announce",
     "answer_poll",
 ]
@@ -63,8 +65,21 @@ _GRACE_S: Final = 0.5
 """How long a lesser proof waits for a better one; most gateways answer sooner."""
 
 _PATIENCE_S: Final = 10.0
-_WATCH_EVERY_S: Final = 15.0
-_WATCH_PATIENCE_S: Final = 5.0
+
+_WATCH_EVERY_S: Final = 2.5
+_ASK_AGAIN_S: Final = 0.75
+_SILENT_S: Final = 2.5
+"""Four questions without an answer. With the 2.5 s before them: five seconds, where
+the time-out of most sessions is twenty."""
+
+_SILENT_AGAIN_S: Final = 5.0
+_UNKNOWN_EVERY_S: Final = 15.0
+_LATE_S: Final = 1.0
+
+_FLOW_FRAMES: Final = 40
+"""Within the patience: 200 kbit/s of full frames, more than a hub's usual chatter."""
+
+_FLOW_PATIENCE_S: Final = 15.0
 
 Proof = Literal["gateway", "dhcp-server", "hub-poll", "unicast"]
 """What a tunnel was proven by, best first."""
@@ -318,14 +333,41 @@ def _rank(proven: Proven) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What a question to the gateway came to."""
+    """The gateway has answered."""
 
     rtt_s: float | None
-    """Seconds to the answer; None: none came within 5 s."""
+    """Seconds from our question; None: nobody can say which of several it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """The gateway, which answered before, does not; told again every few seconds."""
+
+    since_s: float
+    """Seconds since the first question that it did not answer."""
+
+    has_server_spoken: bool
+    """Whether anything has come from the server since: then it is the gateway that has
+    gone, and not the server or the way to it."""
 
 
 class GatewayWatch:
-    """Asks the gateway by ARP at its start and every 15 s, for the latency.
+    """Asks the gateway by ARP, for the latency and to notice when it has gone.
+
+         ┌────────┐ 2.5 s  ┌────────┐ 0.75, 1.5, 2.25 s: asks again
+         │ heard  ├───────>│ asked  ├──┐
+         └────────┘        └─┬────┬─┘<─┘
+              ^   answered   │    │ 2.5 s since the first question, while
+              └──────────────┘    │ traffic flows 15 s: Silent, and again
+              ^   answered   ┌────v───┐
+              └──────────────┤ silent │  asks every 2.5 s
+                             └────────┘
+
+    So the death of a gateway is told five seconds after it at the latest. A gateway
+    that has never answered says nothing by its silence: it is asked every 15 s.
+
+    While much comes in, an answer may stand in line behind it. A deadline that is
+    handled late, as after a machine has slept, asks anew instead of judging.
 
     Args:
         mac: The TAP's address.
@@ -340,17 +382,33 @@ class GatewayWatch:
         self._address = address
         self._gateway = gateway
         self._frames: list[bytes] = []
-        self._events: list[Latency] = []
-        self._asked_at: float | None = None
-        self._ask_at: float | None = None
+        self._events: list[Latency | Silent] = []
+        self._has_answered = False
+        self._first_at: float | None = None  # of the questions without an answer
+        self._is_only = True  # whether there is one question without an answer
+        self._ask_at = math.inf
+        self._judge_at = math.inf
+        self._heard_at = -math.inf
+        self._inbound = 0
+        self._inbound_then = 0
 
     def start(self, now: float) -> None:
         """Ask for the first time."""
         self._ask(now)
 
+    def saw(self, *, heard_at: float, inbound_frames: int) -> None:
+        """Learn what else has come in; call it before :meth:`handle_deadline`.
+
+        Args:
+            heard_at: When something last came from the server, whatever it was.
+            inbound_frames: How many frames have come in altogether.
+        """
+        self._heard_at = heard_at
+        self._inbound = inbound_frames
+
     def receive_frame(self, frame: bytes, now: float) -> None:
         """Take a frame from the hub; all but the gateway's answer is ignored."""
-        if self._asked_at is None:
+        if self._first_at is None:
             return
         try:
             ethernet = decode_frame(frame)
@@ -363,9 +421,14 @@ class GatewayWatch:
             arp.ArpOperation.REPLY,
             self._gateway,
         ):
-            self._tell(now - self._asked_at)
+            rtt_s = now - self._first_at if self._is_only else None
+            self._events.append(Latency(rtt_s))
+            self._has_answered = True
+            self._first_at = None
+            self._judge_at = math.inf
+            self._ask_at = now + _WATCH_EVERY_S
 
-    def next_event(self) -> Latency | None:
+    def next_event(self) -> Latency | Silent | None:
         """Return the oldest outcome that was not returned yet, or None."""
         return self._events.pop(0) if self._events else None
 
@@ -376,25 +439,42 @@ class GatewayWatch:
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`handle_deadline` wants to be called; None before the start."""
-        if self._asked_at is not None:
-            return self._asked_at + _WATCH_PATIENCE_S
-        return self._ask_at
+        due_at = min(self._ask_at, self._judge_at)
+        return None if math.isinf(due_at) else due_at
 
     def handle_deadline(self, now: float) -> None:
-        """Ask again, or call it silence; early, late and repeated calls do no harm."""
-        due_at = self.next_deadline()
-        if due_at is None or now < due_at:
-            return
-        if self._asked_at is not None:
-            self._tell(None)
-        else:
+        """Ask, or tell of silence; early, late and repeated calls do no harm."""
+        if self._first_at is not None and now >= self._judge_at:
+            self._judge(self._first_at, now)
+        if now >= self._ask_at:
             self._ask(now)
 
-    def _ask(self, now: float) -> None:
-        self._asked_at = now
-        self._ask_at = now + _WATCH_EVERY_S
-        self._frames.append(arp.question(self._mac, self._address, self._gateway))
+    def _judge(self, first_at: float, now: float) -> None:
+        if now > self._judge_at + _LATE_S:
+            self._first_at = None
+            self._ask(now)
+        elif (
+            self._inbound - self._inbound_then >= _FLOW_FRAMES
+            and now < first_at + _FLOW_PATIENCE_S
+        ):
+            self._judge_at = first_at + _FLOW_PATIENCE_S
+        else:
+            self._judge_at = now + _SILENT_AGAIN_S
+            self._events.append(Silent(now - first_at, self._heard_at >= first_at))
 
-    def _tell(self, rtt_s: float | None) -> None:
-        self._asked_at = None
-        self._events.append(Latency(rtt_s))
+    def _ask(self, now: float) -> None:
+        self._frames.append(arp.question(self._mac, self._address, self._gateway))
+        if self._first_at is None:
+            self._first_at = now
+            self._is_only = True
+            self._inbound_then = self._inbound
+            if self._has_answered:
+                self._judge_at = now + _SILENT_S
+        else:
+            self._is_only = False
+        if not self._has_answered:
+            self._ask_at = now + _UNKNOWN_EVERY_S
+        elif now < self._first_at + _SILENT_S:
+            self._ask_at = now + _ASK_AGAIN_S
+        else:
+            self._ask_at = now + _WATCH_EVERY_S

@@ -124,3 +124,14 @@ def test_text_of_the_user_is_never_a_template() -> None:
 
 def test_a_hub_with_control_characters_stays_one_line() -> None:
     assert "\n" not in str(error_from_code(8, hub="a\nb", user="u", host="h"))
+
+
+def test_a_refused_certificate_is_not_called_a_password() -> None:
+    found = error_from_code(
+        9, hub="H", user="u", host="h", no_save_password=True, by_certificate=True
+    )
+
+    assert "refused the certificate of 'u'" in str(found)
+    assert "expired or revoked" in str(found)
+    assert "password" not in str(found)
+    assert found.failure is Failure.SECRET

@@ -8,12 +8,15 @@ from hypothesis import given, strategies as st
 
 from sevpn.errors import ConfigError, LocalProtocolError
 from sevpn.protocol.credentials import (
+    MAX_CERTIFICATE_SIZE,
     Anonymous,
+    Certificate,
     Password,
     PlainPassword,
     hash_password,
     secure_password,
     sha0,
+    signed_digest,
 )
 
 VECTORS = {
@@ -128,3 +131,26 @@ def test_a_plain_password_has_at_most_4096_bytes() -> None:
 def test_no_secret_shows_in_a_representation() -> None:
     assert "hunter2" not in repr(PlainPassword("alice", "hunter2"))
     assert "abcd" not in repr(Password("alice", b"abcd" * 5))
+
+
+def test_what_a_certificate_signs_is_the_sha1_of_the_challenge_with_its_kind() -> None:
+    signed = signed_digest(bytes(20))
+
+    # RFC 8017 section 9.2, note 1; SHA-1 of 20 zero bytes.
+    assert signed.hex() == (
+        "3021300906052b0e03021a050004146768033e216468247bd031a0a2d9876d79818f8f"
+    )
+    with pytest.raises(LocalProtocolError, match="20 bytes"):
+        signed_digest(bytes(19))
+
+
+@pytest.mark.parametrize("size", [0, MAX_CERTIFICATE_SIZE + 1])
+def test_a_certificate_that_no_server_reads_is_refused(size: int) -> None:
+    with pytest.raises(ConfigError, match="the server takes 100000"):
+        Certificate("alice", bytes(size), lambda digest: digest)
+
+
+def test_a_certificate_is_not_in_the_representation() -> None:
+    certificate = Certificate("alice", b"0" * 9, lambda digest: digest)
+
+    assert repr(certificate) == "Certificate(user='alice')"

@@ -238,6 +238,11 @@ def test_a_redirect_is_reported_and_ends_the_handshake() -> None:
 
     assert isinstance(event, Redirected)
     assert event.redirect.address == IPv4Address("192.0.2.7")
+    reader = HttpReader("server")
+    reader.feed(talk.client.data_to_send())
+    farewell = reader.next_message()
+    assert isinstance(farewell, Request)
+    assert [element.name for element in decode_pack(farewell.body)] == ["pencore"]
     with pytest.raises(LocalProtocolError):
         talk.client.receive_eof()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, strategies as st
@@ -11,10 +11,13 @@ from hypothesis import given, strategies as st
 from sevpn.errors import ConfigError, RemoteProtocolError
 from sevpn.protocol.credentials import (
     Anonymous,
+    Certificate,
     Credentials,
     Password,
     PlainPassword,
+    Ticket,
     secure_password,
+    signed_digest,
 )
 from sevpn.protocol.messages import (
     AuthType,
@@ -32,10 +35,12 @@ from sevpn.protocol.messages import (
     encode_hello,
     encode_login,
     encode_noop,
+    encode_redirect,
     encode_welcome,
     is_noop,
 )
 from sevpn.protocol.policy import POLICY_NAMES
+from sevpn.protocol.udpterms import UdpGrant, UdpOffer
 from sevpn.wire.http import HttpReader
 from sevpn.wire.pack import (
     Element,
@@ -187,6 +192,17 @@ def test_a_password_login_proves_the_hash_to_this_hello() -> None:
         credentials.hashed, HELLO.challenge
     )
     assert credentials.hashed not in encode_pack(login(credentials))
+
+
+def test_a_certificate_login_carries_it_and_a_signature_of_this_hello() -> None:
+    request = decode_login(
+        login(Certificate("alice", b"certificate", lambda digest: digest[::-1]))
+    )
+
+    assert request.auth_type == AuthType.CERTIFICATE
+    assert request.certificate == b"certificate"
+    assert request.signature == signed_digest(HELLO.challenge)[::-1]
+    assert "certificate" not in repr(request)
 
 
 def test_a_plain_login_carries_the_password_and_an_anonymous_one_nothing() -> None:
@@ -440,6 +456,48 @@ def test_a_redirect_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_a_redirect_that_is_written_is_read_again(address: str) -> None:
+    redirect = Redirect(
+        address=ip_address(address),
+        ports=(443, 992, 5555),
+        ticket=bytes(range(20)),
+        certificate=b"\x30\x01\x00",
+        message="Good day.",
+    )
+
+    assert decode_login_answer(encode_redirect(redirect)) == redirect
+
+
+@pytest.mark.parametrize(
+    ("mode", "needs"),
+    [("client", (False, False)), ("bridge", (True, False)), ("monitor", (False, True))],
+)
+def test_who_bridges_or_watches_asks_for_it(
+    mode: Literal["client", "bridge", "monitor"], needs: tuple[bool, bool]
+) -> None:
+    request = decode_login(login(options=SessionOptions(mode=mode)))
+
+    assert (request.needs_bridge_mode, request.needs_monitor_mode) == needs
+
+
+def test_a_ticket_is_sent_and_read() -> None:
+    ticket = bytes(range(20))
+    pack = encode_login(
+        hub="OFFICE",
+        credentials=Ticket("alice", ticket),
+        identity=IDENTITY,
+        hello=HELLO,
+        options=SessionOptions(),
+    )
+    login = decode_login(pack)
+
+    assert (login.auth_type, login.user) == (AuthType.TICKET, "alice")
+    assert login.ticket == ticket
+    assert ticket.hex() not in repr(Ticket("alice", ticket))
+    assert "ticket" not in repr(login)
+
+
 def test_a_redirect_needs_no_message_and_its_certificate_may_be_short() -> None:
     pack = changed(without(REDIRECT_PACK, "Msg"), data("Cert", b"\x30\x02ab"))
     answer = decode_login_answer(pack)
@@ -542,3 +600,28 @@ def test_messages_with_changed_elements_are_understood_or_the_peers_fault(
                 decode(mutated)
             except RemoteProtocolError as error:
                 assert "\n" not in str(error)  # noqa: PT017 - success is right as well
+
+
+def test_an_offer_and_a_grant_of_udp_travel_with_login_and_welcome() -> None:
+    offer = UdpOffer(
+        max_version=2, address=None, port=5000, key_v1=bytes(20), key_v2=bytes(128)
+    )
+    grant = UdpGrant(
+        version=2,
+        address=None,
+        port=40000,
+        key_v1=bytes(20),
+        key_v2=bytes(128),
+        server_cookie=1,
+        client_cookie=2,
+        is_fast=True,
+    )
+    options = SessionOptions(udp=offer)
+    asked = decode_login(login(options=options))
+
+    answer = decode_login_answer(encode_welcome(welcome(udp=grant)), options=options)
+
+    assert asked.options.udp == offer
+
+    assert isinstance(answer, Welcome)
+    assert answer.udp == grant

@@ -12,6 +12,7 @@ from sevpn.protocol.neighbour import (
     NotProven,
     Proven,
     Prover,
+    Silent,
     announce,
     answer_poll,
 )
@@ -391,28 +392,100 @@ def a_watch() -> GatewayWatch:
     return watch
 
 
-def test_the_gateway_is_asked_every_15_seconds_for_its_latency() -> None:
+def a_heard_watch() -> GatewayWatch:
+    """Return one whose gateway has answered at once, at 0.0."""
     watch = a_watch()
-    for at in (0.0, 15.0, 30.0):
+    watch.receive_frame(arp_answer(GATEWAY, GATEWAY_IP), 0.0)
+    watch.next_event()
+    watch.frames_to_send()
+    return watch
+
+
+def told(watch: GatewayWatch, *, until: float) -> list[tuple[float, Latency | Silent]]:
+    """Serve all deadlines up to a time, and return what was told when."""
+    events = []
+    while (at := watch.next_deadline()) is not None and at <= until:
+        watch.handle_deadline(at)
+        while (event := watch.next_event()) is not None:
+            events.append((at, event))
+    return events
+
+
+def test_the_gateway_is_asked_every_two_and_a_half_seconds_for_its_latency() -> None:
+    watch = a_watch()
+    at = 0.0
+    for _ in range(3):
         watch.handle_deadline(at)
         assert asked(watch.frames_to_send()) == [str(GATEWAY_IP)]
         watch.receive_frame(arp_answer(GATEWAY, GATEWAY_IP), at + 0.25)
         assert watch.next_event() == Latency(0.25)
         assert watch.next_event() is None
-        assert watch.next_deadline() == at + 15.0
+        at += 0.25 + 2.5
+        assert watch.next_deadline() == at
 
 
-def test_five_seconds_without_an_answer_are_silence_and_the_question_comes_again() -> (
+def test_a_gateway_that_falls_silent_is_asked_four_times_and_then_told() -> None:
+    watch = a_heard_watch()
+
+    assert told(watch, until=5.0) == [
+        (5.0, Silent(2.5, has_server_spoken=False)),
+    ]
+    assert len(watch.frames_to_send()) == 4
+
+
+def test_what_the_server_says_meanwhile_tells_that_the_gateway_alone_has_gone() -> None:
+    watch = a_heard_watch()
+    watch.handle_deadline(2.5)
+
+    watch.saw(heard_at=2.6, inbound_frames=3)
+
+    assert told(watch, until=5.0) == [(5.0, Silent(2.5, has_server_spoken=True))]
+
+
+def test_what_the_server_said_before_the_question_tells_nothing() -> None:
+    watch = a_heard_watch()
+    watch.saw(heard_at=2.4, inbound_frames=3)
+
+    assert told(watch, until=5.0) == [(5.0, Silent(2.5, has_server_spoken=False))]
+
+
+def test_while_much_comes_in_an_answer_may_take_its_time() -> None:
+    watch = a_heard_watch()
+    watch.handle_deadline(2.5)
+
+    watch.saw(heard_at=4.9, inbound_frames=40)
+
+    assert told(watch, until=17.5) == [(17.5, Silent(15.0, has_server_spoken=True))]
+
+
+def test_silence_is_told_again_and_ends_with_an_answer_to_any_question() -> None:
+    watch = a_heard_watch()
+
+    assert [at for at, _ in told(watch, until=16.0)] == [5.0, 10.0, 15.0]
+    watch.receive_frame(arp_answer(GATEWAY, GATEWAY_IP), 16.0)
+    assert watch.next_event() == Latency(None)
+    assert watch.next_deadline() == 18.5
+
+
+def test_a_gateway_that_has_never_answered_is_asked_now_and_then_and_never_silent() -> (
     None
 ):
     watch = a_watch()
+
+    assert told(watch, until=60.0) == []
+    assert len(watch.frames_to_send()) == 5
+
+
+def test_a_machine_that_has_slept_asks_anew_before_it_judges() -> None:
+    watch = a_heard_watch()
+    watch.handle_deadline(2.5)
     watch.frames_to_send()
 
-    watch.handle_deadline(5.0)
-    assert watch.next_event() == Latency(None)
-    assert watch.next_deadline() == 15.0
-    watch.handle_deadline(15.0)
-    assert len(watch.frames_to_send()) == 1
+    watch.handle_deadline(3600.0)
+    assert watch.next_event() is None
+    assert len(watch.frames_to_send()) >= 1
+    watch.receive_frame(arp_answer(GATEWAY, GATEWAY_IP), 3600.1)
+    assert isinstance(watch.next_event(), Latency)
 
 
 @pytest.mark.parametrize(
@@ -446,14 +519,17 @@ def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
 
 
 def test_an_early_or_repeated_deadline_of_the_watch_does_no_harm() -> None:
-    watch = a_watch()
-    watch.frames_to_send()
+    watch = a_heard_watch()
 
+    watch.handle_deadline(2.4)
+    assert watch.frames_to_send() == []
+    watch.handle_deadline(2.5)
+    watch.handle_deadline(2.5)
+    assert len(watch.frames_to_send()) == 1
     watch.handle_deadline(4.9)
-    assert watch.next_event() is None
     watch.handle_deadline(5.0)
     watch.handle_deadline(5.0)
-    assert watch.next_event() == Latency(None)
+    assert watch.next_event() == Silent(2.5, has_server_spoken=False)
     assert watch.next_event() is None
 
 
