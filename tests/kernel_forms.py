@@ -19,9 +19,10 @@ from typing import Final
 
 import pytest
 
-from sevpn.dataplane.kernel import cut, merge, scan
+from sevpn.dataplane.kernel import cut, merge, runs, scan
 from sevpn.dataplane.kernel.cut import Cutter
 from sevpn.dataplane.kernel.merge import Merger
+from sevpn.dataplane.kernel.runs import Runs
 from sevpn.dataplane.kernel.scan import BlockState, Scanner
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 
 ROOT: Final = Path(__file__).parents[1]
 KERNEL: Final = ROOT / "src/sevpn/dataplane/kernel"
+MODULES: Final = {"cut": cut, "merge": merge, "runs": runs, "scan": scan}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Form:
     merge: ModuleType
     """merge.py itself."""
 
+    runs: type[Runs]
+    """Of runs.py."""
+
 
 def load(path: Path, name: str) -> ModuleType:
     """Return the module in a file, under a name of its own."""
@@ -80,12 +85,13 @@ def _form(name: str, modules: dict[str, ModuleType]) -> Form:
         block_state=modules["scan"].BlockState,
         merger=modules["merge"].Merger,
         merge=modules["merge"],
+        runs=modules["runs"].Runs,
     )
 
 
 def _obstacle() -> str:
     """Say why there is no compiled form; nothing: there is one, of these sources."""
-    if any(not str(module.__file__).endswith(".so") for module in (cut, merge, scan)):
+    if any(not str(module.__file__).endswith(".so") for module in MODULES.values()):
         return "the kernel is not compiled: `python -m hatchling build -t wheel` does it, with a C compiler"
     hook = load(ROOT / "hatch_build.py", "kernel_build_hook")
     stamp = KERNEL / ".compiled"
@@ -98,17 +104,10 @@ OBSTACLE: Final = _obstacle()
 
 INTERPRETED: Final = _form(
     "interpreted",
-    {
-        name: load(KERNEL / f"{name}.py", f"interpreted_{name}")
-        for name in ("cut", "merge", "scan")
-    },
+    {name: load(KERNEL / f"{name}.py", f"interpreted_{name}") for name in MODULES},
 )
 
-COMPILED: Final = (
-    INTERPRETED
-    if OBSTACLE
-    else _form("compiled", {"cut": cut, "merge": merge, "scan": scan})
-)
+COMPILED: Final = INTERPRETED if OBSTACLE else _form("compiled", MODULES)
 """The compiled form. Where there is none its tests are skipped, which CI counts as a failure."""
 
 FORMS: Final = (INTERPRETED,) if OBSTACLE else (COMPILED, INTERPRETED)

@@ -133,9 +133,11 @@ def is_compiled() -> bool:
     """Whether the compiled form is there and wanted."""
     if os.environ.get(_FORM, "") == "python":
         return False
-    from sevpn.dataplane.kernel import cut, merge, scan  # noqa: PLC0415 - the pure form is not needed
+    from sevpn.dataplane.kernel import cut, merge, runs, scan  # noqa: PLC0415 - the pure form is not needed
 
-    return all((module.__file__ or "").endswith(".so") for module in (cut, merge, scan))
+    return all(
+        (module.__file__ or "").endswith(".so") for module in (cut, merge, runs, scan)
+    )
 
 
 def open_path(

@@ -13,7 +13,7 @@ attached and detached below a living TAP. One turn of its loop:
      ┌───────────────────┼──────────────────────────┼───────────────────┐
      │ 1 wait            │                          v                   │
      │ 2 obey            │  <───────────────── bell (eventfd)           │
-     │ 3 receive ────────┼── connection -> chunk -> Inlet -> TAP        │
+     │ 3 receive ────────┼── connection, UDP -> chunk -> Inlet -> TAP   │
      │ 4 hand over <─────┴── what control should see                    │
      │ 5 collect  injected frames, then TAP -> groups -> connections    │
      │ 6 keep     poke, keep-alives, silence                            │
@@ -55,12 +55,21 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sevpn.dataplane.buffers import join_batch
+from sevpn.dataplane.choice import TCP_INFO_SIZE
+from sevpn.dataplane.deflated import DeflatedStream
 from sevpn.dataplane.mailbox import Mailbox
+from sevpn.dataplane.outbound import Outbound, outbound_of, tcp_info_of
 from sevpn.dataplane.path import Group, Inlet, open_path
 from sevpn.dataplane.ports import FramePort, SecureStream
 from sevpn.dataplane.sieve import Sieve
 from sevpn.dataplane.standing import StandingQueue
-from sevpn.errors import HostError, LocalProtocolError, SevpnError, TransportError
+from sevpn.dataplane.udpflow import UdpFlow
+from sevpn.errors import (
+    InterfaceGoneError,
+    LocalProtocolError,
+    SevpnError,
+    TransportError,
+)
 from sevpn.log import get_logger
 from sevpn.metrics.counters import Counters
 from sevpn.protocol.session import (
@@ -147,6 +156,7 @@ class Pump:
             is closed by then.
         clock: Seconds on the monotonic clock.
         kernel: Which form of the frame path; the better one that there is, if omitted.
+        counters: Totals to go on counting; new ones if omitted.
     """
 
     def __init__(
@@ -159,15 +169,19 @@ class Pump:
         on_connection_lost: Callable[[int, SevpnError], None] = _nothing,
         clock: Callable[[], float],
         kernel: Literal["compiled", "python"] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._mailbox = Mailbox()
-        self.counters = Counters()
+        self.counters = Counters() if counters is None else counters
         """Totals; read them from any thread."""
         self.sieve = Sieve(mac, on_gate=self._mailbox.ring)
         """Decides about inbound frames; its attributes are control's to set."""
         self.has_priority = False
         """Whether the server grants QoS: of several connections the youngest then
         carries frames of priority alone; assign it freely."""
+        self.heard_at = -math.inf
+        """When something whole last came from the server, keep-alives included, on
+        *clock*; read it from any thread."""
         self._path = open_path(
             tap, sieve=self.sieve, counters=self.counters, kernel=kernel
         )
@@ -187,6 +201,10 @@ class Pump:
         self._links: dict[int, _Link] = {}  # by descriptor, oldest first
         self._senders: list[_Link] = []  # those that this end may send on, likewise
         self._last_number = 0
+        self._is_compressed = False
+        self._udp: UdpFlow | None = None
+        self._udp_inlet: Inlet | None = None
+        self._is_udp_watched = False
         self._due_at = math.inf  # never later than the timers' next deadline
         self._is_busy = (
             False  # whether a connection may have more that epoll does not know of
@@ -238,6 +256,8 @@ class Pump:
         timeout_s: float,
         may_send: bool = True,
         may_receive: bool = True,
+        is_compressed: bool = False,
+        udp: UdpFlow | None = None,
     ) -> None:
         """Begin a session with its first connection, number 1; the pump owns *stream* from now on.
 
@@ -248,6 +268,9 @@ class Pump:
             may_send: Whether this end sends on it.
             may_receive: Whether this end receives on it: not on the first one of
                 a half-duplex session.
+            is_compressed: Whether each frame is deflated, on all its connections.
+            udp: Its UDP flow, which stays the caller's: not to be touched before
+                the session is detached, but for its attributes.
 
         Raises:
             LocalProtocolError: There is a session already, or the thread is not
@@ -261,8 +284,10 @@ class Pump:
                 )
             self._timers = SessionTimers(timeout_s=timeout_s, now=self._clock())
             self._last_number = 0
+            self._is_compressed = is_compressed
             self._forget_injected()
             self._join(stream, leftover, may_send=may_send, may_receive=may_receive)
+            self._udp = udp
 
         if not self._order(begin):
             raise LocalProtocolError(
@@ -323,6 +348,14 @@ class Pump:
         """
         self._mailbox.inject(frames)
 
+    def outbound(self) -> Outbound:
+        """Return how what is sent to the server does; of several connections, the worst."""
+        states: list[Outbound] = []
+        self._order(
+            lambda: states.extend(outbound_of(link.fd) for link in self._senders)
+        )
+        return max(states, default=Outbound.CLEAR)
+
     def sync(self) -> None:
         """Wait until the data thread has seen all that was asked of it before."""
         self._order(lambda: None)
@@ -376,6 +409,8 @@ class Pump:
                 # What the host was given makes it answer, most often at once.
                 is_tap_ready |= self._receive(link, timers, now)
                 self._is_busy |= link.may_have_more
+        if self._udp is not None:
+            is_tap_ready |= self._attend_udp(self._udp, now)
         self._collect(now, is_tap_ready=is_tap_ready)
         self._poke()
         if is_due:
@@ -406,6 +441,8 @@ class Pump:
         if self._is_busy:
             return 0
         due_at = self._due_at
+        if self._udp is not None:
+            due_at = min(due_at, self._udp.next_deadline())
         if self._burst_count >= _BURST_FRAMES:
             due_at = min(due_at, self._burst_ends_at)
         return max(0.0, due_at - self._clock())
@@ -422,6 +459,8 @@ class Pump:
     ) -> None:
         assert self._timers is not None, "both callers have seen to it"
         self._last_number += 1
+        if self._is_compressed:
+            stream, leftover = DeflatedStream(stream, leftover), b""
         link = _Link(
             number=self._last_number,
             stream=stream,
@@ -447,6 +486,7 @@ class Pump:
         for link in tuple(self._links.values()):
             self._close(link, polite=polite)
         self._timers = None
+        self._leave_udp()
         self._forget_injected()
         self._watch_tap(wanted=False)
 
@@ -520,6 +560,7 @@ class Pump:
         link.owes_poke |= inlet.has_full_batch
         if inlet.has_items:
             timers.received(link.number, now)
+            self.heard_at = now
         if inlet.for_control:
             self._hand_over(inlet.for_control)
         return inlet.has_fed_host
@@ -531,6 +572,48 @@ class Pump:
         room[: len(piece)] = piece
         link.leftover = link.leftover[len(piece) :]
         return len(piece)
+
+    def _attend_udp(self, udp: UdpFlow, now: float) -> bool:
+        """Do what there is to do on UDP; say whether the host was given frames."""
+        if udp.is_look_due(now) and self._senders:
+            udp.look(tcp_info_of(self._senders[0].fd, TCP_INFO_SIZE), now)
+        if not udp.begin(now):
+            return False
+        if not self._is_udp_watched:
+            self._epoll.register(udp.fileno(), select.EPOLLIN)
+            self._is_udp_watched = True
+        batches = udp.receive(now)
+        if udp.has_items:
+            self.heard_at = now
+        has_fed_host = bool(batches) and self._take_batches(batches)
+        if now >= udp.next_deadline():
+            udp.keep(now)
+        if udp.is_over:
+            self._leave_udp()
+        return has_fed_host
+
+    def _take_batches(self, batches: bytes) -> bool:
+        """Give frames that came by UDP the same way as the others; say whether the host got any."""
+        if self._udp_inlet is None:
+            self._udp_inlet = self._path.open_inlet()
+        inlet = self._udp_inlet
+        has_fed_host = False
+        while batches:
+            room = inlet.room()
+            piece, batches = batches[: len(room)], batches[len(room) :]
+            room[: len(piece)] = piece
+            inlet.take(len(piece))
+            has_fed_host |= inlet.has_fed_host
+            if inlet.for_control:
+                self._hand_over(inlet.for_control)
+        return has_fed_host
+
+    def _leave_udp(self) -> None:
+        """Let go of the UDP flow, whose socket is its owner's to close."""
+        udp, self._udp = self._udp, None
+        if udp is not None and self._is_udp_watched and not udp.is_over:
+            self._epoll.unregister(udp.fileno())
+        self._is_udp_watched = False
 
     # --- 4 hand over ---
 
@@ -582,8 +665,8 @@ class Pump:
                     has_priority=has_priority,
                 )
             except OSError as error:
-                raise HostError(
-                    f"the TAP cannot be read any more: {error.strerror}",
+                raise InterfaceGoneError(
+                    f"the interface of the tunnel cannot be read any more ({error.strerror}): somebody has removed it",
                     operation="read-tap",
                 ) from error
             room -= self._send_groups(groups)
@@ -602,7 +685,13 @@ class Pump:
         It does when all that was queued is in the socket, which holds what is
         needed until it is writable again (TCP_NOTSENT_LOWAT).
         """
-        return any(not link.stream.pending_bytes for link in self._senders)
+        return self._is_udp_up or any(
+            not link.stream.pending_bytes for link in self._senders
+        )
+
+    @property
+    def _is_udp_up(self) -> bool:
+        return self._udp is not None and self._udp.state == "up"
 
     def _send_groups(self, groups: list[Group]) -> int:
         """Send groups until the burst limit holds the rest back; return their bytes."""
@@ -617,15 +706,20 @@ class Pump:
                 continue
             # A connection that has gone since leaves its flows to the youngest.
             link = self._senders[min(group.slot, len(self._senders) - 1)]
-            if len(self._senders) > 1 and link.stream.pending_bytes > _STUCK_BYTES:
+            is_one_of_several = len(self._senders) > 1 or self._is_udp_up
+            if is_one_of_several and link.stream.pending_bytes > _STUCK_BYTES:
                 self.counters.drop("backlog", group.frames)
             else:
                 self._send(link, group)
         return total
 
     def _send(self, link: _Link, group: Group) -> None:
-        link.stream.queue(group.data)
-        link.owes_poke = False
+        data = group.data
+        if self._udp is not None and self._udp.is_up(now := self._clock()):
+            data = self._udp.send(data, now)
+        if data:
+            link.stream.queue(data)
+            link.owes_poke = False
         self._burst_count += group.frames
         self.counters.outbound_frames += group.frames
         self.counters.outbound_bytes += group.size

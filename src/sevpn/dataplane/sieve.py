@@ -7,15 +7,20 @@ Layer: dataplane. Runs in: the data thread asks; the control thread sets `mac`,
     inbound frame                                 closed     open
     DHCP reply for our chaddr                     control    control
     ARP from the hub itself (source 00:AE:…)      control    control
-    neighbour solicitation from the hub           drop       control
+    neighbour solicitation from the hub           control    control
+    other neighbour solicitation                  control    host
+    router advertisement, DHCPv6 to a client      control    control
     other ARP                                     control    both
     anything else                                 drop       host
 
+With `is_transparent` all frames are the host's while the gate is open.
 While proving, each unicast frame to us goes to control as well.
 
 The hub polls the addresses of its table by ARP and neighbour solicitation, with
 a sender that strict reverse-path filtering rejects: the host's kernel would not
-answer, so the control thread does. DHCP is spoken by sevpn, not by the host.
+answer, so the control thread does. DHCP is spoken by sevpn, not by the host, and so
+is what routers of IPv6 say; control answers for the TAP's link-local address until the
+host does.
 
 Source: docs/reference/protocol-data.md#hub-polls; RFC 2131 section 4.1, RFC 4861 section 4.3.
 """
@@ -47,7 +52,9 @@ _ARP: Final = 0x0806
 _IPV6: Final = 0x86DD
 _UDP: Final = 17
 _ICMPV6: Final = 58
+_ROUTER_ADVERTISEMENT: Final = 134
 _NEIGHBOUR_SOLICITATION: Final = 135
+_DHCPV6_CLIENT_PORT: Final = 546
 _BOOTREPLY: Final = 2
 _DHCP_CLIENT_PORT: Final = 68
 _HUB_PREFIX: Final = b"\x00\xae"
@@ -56,7 +63,9 @@ _HEADER: Final = struct.Struct("!6s6sH").unpack_from
 """Destination, source, EtherType."""
 
 _PROTOCOL_AT: Final = 14 + 9
-_IPV6_SMALLEST: Final = 14 + 40 + 1
+_IPV6_SMALLEST: Final = 14 + 40 + 4
+_UDP_PORT_AT: Final = 14 + 40 + 2
+"""The destination port."""
 _BOOTP_SMALLEST: Final = 28 + 6
 """Bytes of a BOOTP message up to the end of the client's MAC address."""
 
@@ -79,6 +88,8 @@ class Sieve:
         self._on_gate = on_gate
         self._is_open = False
         self._octets = mac.octets
+        self.is_transparent = False
+        """Whether every frame is the host's: it bridges, or only watches."""
         self.is_proving = False
         """Whether control sees each unicast frame to us; assign it freely."""
 
@@ -116,6 +127,8 @@ class Sieve:
         Args:
             frame: A whole frame of 14 bytes or more.
         """
+        if self.is_transparent:
+            return HOST if self._is_open else DROP
         destination, source, ethertype = _HEADER(frame)
         is_open = self._is_open
         if ethertype == _ARP:
@@ -129,9 +142,8 @@ class Sieve:
                 return CONTROL
         elif (
             ethertype == _IPV6
-            and is_open
-            and source[:2] == _HUB_PREFIX
-            and _is_solicitation(frame)
+            and len(frame) >= _IPV6_SMALLEST
+            and _is_for_control(frame, source, is_open=is_open)
         ):
             return CONTROL
         verdict = HOST if is_open else DROP
@@ -153,9 +165,13 @@ class Sieve:
         )
 
 
-def _is_solicitation(frame: memoryview) -> bool:
+def _is_for_control(frame: memoryview, source: bytes, *, is_open: bool) -> bool:
+    """Say whether a packet of IPv6 is what sevpn speaks itself."""
+    if frame[20] == _ICMPV6:
+        if frame[54] == _NEIGHBOUR_SOLICITATION:
+            return not is_open or source[:2] == _HUB_PREFIX
+        return frame[54] == _ROUTER_ADVERTISEMENT
     return (
-        len(frame) >= _IPV6_SMALLEST
-        and frame[20] == _ICMPV6
-        and frame[54] == _NEIGHBOUR_SOLICITATION
+        frame[20] == _UDP
+        and frame[_UDP_PORT_AT] << 8 | frame[_UDP_PORT_AT + 1] == _DHCPV6_CLIENT_PORT
     )

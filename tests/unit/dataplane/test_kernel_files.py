@@ -14,7 +14,7 @@ from kernel_forms import KERNEL
 from sevpn.dataplane.kernel import constants, primitives
 from sevpn.wire import block
 
-MODULES = ("cut", "merge", "scan")
+MODULES = ("cut", "merge", "runs", "scan")
 
 ADDED_BY_C = {"EAGAIN", "EBADFD", "ALL_BITS", "KEEPALIVE_MARK"}
 """Numbers that the .pxd takes from C's headers, or writes as C does."""

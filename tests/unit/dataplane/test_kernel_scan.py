@@ -417,6 +417,8 @@ SPECIMENS = {
     "dhcp reply, first fragment": ipv4(17, dhcp(), fragment=0x2000),
     "dhcp reply, may not be fragmented": ipv4(17, dhcp(), fragment=0x4000),
     "solicitation of the hub": ipv6(HUB, 58, 135),
+    "router advertisement": ipv6(PEER, 58, 134),
+    "dhcpv6 to a client": ipv6(PEER, 17, 0)[:54] + b"\x02\x23\x02\x22" + bytes(20),
 }
 """Frames that are not the host's alone."""
 
@@ -427,6 +429,9 @@ HARMLESS = {
     "udp to another port": ipv4(17, dhcp(port=69)),
     "neighbour solicitation of another": ipv6(PEER, 58, 135),
     "tcp of the hub": ipv6(HUB, 6, 135),
+    "dhcpv6 to a server": ipv6(PEER, 17, 0)[:54] + b"\x02\x22\x02\x23" + bytes(20),
+    "dhcpv6, cut": ipv6(PEER, 17, 0)[:54] + b"\x02\x23\x02",
+    "advertisement, cut": ipv6(PEER, 58, 134)[:54],
     "nothing": OURS + PEER + b"\x08\x00",
     "vlan": OURS + HUB + b"\x81\x00\x00\x01\x08\x06" + bytes(28),
     "spanning tree": OURS + PEER + b"\x00\x26" + bytes(38),

@@ -53,6 +53,11 @@ def solicitation(source: bytes, kind: int = 135) -> memoryview:
     return frame(header + bytes([kind]) + bytes(23), ethertype=0x86DD, source=source)
 
 
+def dhcpv6(port: int) -> memoryview:
+    header = b"\x60" + bytes(5) + b"\x11\xff" + bytes(32)
+    return frame(header + b"\2\x23" + port.to_bytes(2, "big"), ethertype=0x86DD)
+
+
 TCP = ipv4(bytes(20), protocol=6)
 UDP = ipv4(bytes(20), protocol=17)
 ARP = frame(bytes(28), ethertype=0x0806, to=ALL)
@@ -72,11 +77,14 @@ def a_sieve(*, is_open: bool, is_proving: bool = False) -> Sieve:
     [
         ("dhcp reply", DHCP, CONTROL, CONTROL),
         ("hub's arp poll", HUB_ARP, CONTROL, CONTROL),
-        ("hub's neighbour solicitation", solicitation(HUB), DROP, CONTROL),
+        ("hub's neighbour solicitation", solicitation(HUB), CONTROL, CONTROL),
+        ("router advertisement", solicitation(PEER, kind=134), CONTROL, CONTROL),
+        ("dhcpv6 to a client", dhcpv6(546), CONTROL, CONTROL),
+        ("dhcpv6 to a server", dhcpv6(547), DROP, HOST),
         ("other arp", ARP, CONTROL, BOTH),
         ("tcp", TCP, DROP, HOST),
         ("udp", UDP, DROP, HOST),
-        ("another host's neighbour solicitation", solicitation(PEER), DROP, HOST),
+        ("another host's neighbour solicitation", solicitation(PEER), CONTROL, HOST),
         ("hub's other icmpv6", solicitation(HUB, kind=128), DROP, HOST),
         ("802.1Q", frame(bytes(40), ethertype=0x8100), DROP, HOST),
         ("a bare header", frame(b"", ethertype=0x88CC), DROP, HOST),

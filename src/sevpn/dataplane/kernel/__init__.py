@@ -6,6 +6,7 @@ Layer: dataplane. Runs in: the data thread, or the embedded server's loop; never
     cut.py    what the TAP hands over, super-segments included -> batches of blocks
     scan.py   the bytes of a connection                        -> where the frames are
     merge.py  frames                                           -> few large writes to the TAP
+    runs.py   frames of the embedded server's hub              -> neighbours that go the same way
 
 Each of these files is plain Python and is what runs where nothing was compiled
 (tests, above all: `dataplane/plain.py` is the faster form there). The `.pxd` file

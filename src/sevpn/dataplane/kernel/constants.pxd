@@ -31,6 +31,10 @@ cdef enum:
     FRAGMENT_OFFSET = 0x1FFF
     MAX_PACKET = 65535
     DHCP_CLIENT = 68
+    DHCP_SERVER = 67
+    DHCP6_CLIENT = 546
+    ROUTER_ADVERTISEMENT = 134
+    NEIGHBOUR_SOLICITATION = 135
     FIN = 0x01
     SYN = 0x02
     RST = 0x04
@@ -42,13 +46,14 @@ cdef enum:
     ODD = 1
     STRANGE = 2
     DATA = 3
-    MAX_FLOWS = 8
+    MAX_FLOWS = 32
     MAX_PIECES = 64
     LARGE_FRAME = 600
     BURST = 512
     MAX_BATCHES = 2048
     PACKET_SIZE = 65564
     OUT_SIZE = 1572864
+    BATCHES_SIZE = 821264
 
 cdef extern from "errno.h":
     const int EAGAIN

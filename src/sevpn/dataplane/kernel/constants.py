@@ -51,6 +51,10 @@ FRAGMENT: Final = 0x3FFF
 FRAGMENT_OFFSET: Final = 0x1FFF
 MAX_PACKET: Final = 65535
 DHCP_CLIENT: Final = 68
+DHCP_SERVER: Final = 67
+DHCP6_CLIENT: Final = 546
+ROUTER_ADVERTISEMENT: Final = 134
+NEIGHBOUR_SOLICITATION: Final = 135
 
 # --- TCP flags ---
 FIN: Final = 0x01
@@ -70,7 +74,7 @@ DATA: Final = 3
 ALL_BITS: Final = 0xFFFFFFFF
 
 # --- sizes of our own tables ---
-MAX_FLOWS: Final = 8
+MAX_FLOWS: Final = 32
 MAX_PIECES: Final = 64
 LARGE_FRAME: Final = 600
 """Smaller frames are never shed: acknowledgements, names, voice, pings."""
@@ -82,3 +86,5 @@ PACKET_SIZE: Final = 65564
 """A virtio header, a tagged Ethernet header and the largest packet; one byte more would be too many."""
 OUT_SIZE: Final = 1572864
 """Room for blocks: 256 KB of packets and the worst super-segment. Pages that are not touched cost nothing."""
+BATCHES_SIZE: Final = 821264
+"""Room for a burst of the largest frames, in batches; a chunk of a connection needs less."""

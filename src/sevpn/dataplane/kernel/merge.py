@@ -287,12 +287,13 @@ class Merger:
 
     def _is_same_flow(self, first: int, flow: int, at: int) -> bool:
         """Whether Ethernet header, addresses and ports are the same."""
-        if not is_same(self._data, first, self._data, at, ETH_SIZE):
-            return False
         ports = self._tcp[flow] - first
-        if ports != self._tcp_at - at:
+        # The ports first: they are what tells most flows apart.
+        if ports != self._tcp_at - at or not is_same(
+            self._data, first + ports, self._data, at + ports, 4
+        ):
             return False
-        if not is_same(self._data, first + ports, self._data, at + ports, 4):
+        if not is_same(self._data, first, self._data, at, ETH_SIZE):
             return False
         if ports == ETH_SIZE + 20:
             return is_same(self._data, first + 26, self._data, at + 26, 8)

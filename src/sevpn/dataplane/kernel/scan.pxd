@@ -51,3 +51,6 @@ cdef class Scanner:
 
     @cython.locals(ethertype="unsigned int", udp=Py_ssize_t)
     cdef bint _is_plain(self, Py_ssize_t at, Py_ssize_t size) noexcept nogil
+
+    @cython.locals(protocol="unsigned int")
+    cdef bint _is_plain6(self, Py_ssize_t at) noexcept nogil

@@ -35,6 +35,7 @@ except ImportError:
 if not cython.compiled:  # the compiled form has these from the .pxd
     from sevpn.dataplane.kernel.constants import (
         ARP,
+        DHCP6_CLIENT,
         DHCP_CLIENT,
         ETH_SIZE,
         FRAGMENT_OFFSET,
@@ -48,6 +49,8 @@ if not cython.compiled:  # the compiled form has these from the .pxd
         MAX_FRAME,
         MAX_KEEPALIVE,
         MIN_FRAME,
+        NEIGHBOUR_SOLICITATION,
+        ROUTER_ADVERTISEMENT,
         UDP,
     )
     from sevpn.dataplane.kernel.primitives import get16, get32
@@ -242,9 +245,14 @@ class Scanner:
             udp = ETH_SIZE + (self._data[at + 14] & 15) * 4
             return udp + 4 > size or get16(self._data, at + udp + 2) != DHCP_CLIENT
         if ethertype == IPV6:
-            return (
-                size < ETH_SIZE + 40
-                or self._data[at + 20] != ICMP6
-                or get16(self._data, at + 6) != 0x00AE
-            )
+            return size < ETH_SIZE + 44 or self._is_plain6(at)
         return ethertype != ARP
+
+    def _is_plain6(self, at: int) -> bool:
+        """The same of a packet of IPv6 with four bytes of payload or more."""
+        protocol = self._data[at + 20]
+        if protocol == ICMP6:
+            if self._data[at + 54] == NEIGHBOUR_SOLICITATION:
+                return get16(self._data, at + 6) != 0x00AE
+            return self._data[at + 54] != ROUTER_ADVERTISEMENT
+        return protocol != UDP or get16(self._data, at + 56) != DHCP6_CLIENT

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A UDP socket that moves many datagrams at once, where the kernel can.
+
+Layer: dataplane. Runs in: the thread that owns the socket; nothing here blocks.
+
+    send     equal sizes in a row ──sendmsg, UDP_SEGMENT──> one call for up to 64
+    receive  one call <──recvmsg, UDP_GRO── what came in a row from one place
+
+Nothing is fragmented on the way: what is too large for it is refused with EMSGSIZE.
+
+Source: udp(7); ip(7), IP_MTU_DISCOVER.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sevpn.protocol.acceleration import Endpoint
+
+__all__ = ["DatagramSocket"]
+
+_UDP_SEGMENT: Final = 103
+_UDP_GRO: Final = 104
+_SIZE: Final = struct.Struct("=H")
+_GRO_SIZE: Final = struct.Struct("=i")
+_MOST_SEGMENTS: Final = 64
+_MOST_BYTES: Final = 65_000
+_ROOM_BYTES: Final = 65_536
+_MOST_READS: Final = 32
+"""Per turn, so that a flood does not hold the thread."""
+
+_BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""Asked for; the kernel gives less where net.core.rmem_max says so."""
+
+_MTU_DISCOVER: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23),
+}
+_NEVER_FRAGMENT: Final = 2
+
+_PASSING: Final = frozenset(
+    (errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM, errno.EINTR)
+)  # fmt: skip
+"""Errors that cost a datagram and nothing else."""
+
+_NO_SEGMENTS: Final = frozenset(
+    (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
+)
+"""What a kernel or card says that cannot cut."""
+
+
+class DatagramSocket:
+    """A socket; see the module.
+
+    Args:
+        sock: A UDP socket that is bound; owned by this object.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        sock.settimeout(0)
+        level, option = _MTU_DISCOVER[socket.AddressFamily(sock.family)]
+        sock.setsockopt(level, option, _NEVER_FRAGMENT)
+        self.has_segments = _can(sock, _UDP_SEGMENT, 0)
+        """Whether the kernel cuts what is sent."""
+        self.has_gro = _can(sock, _UDP_GRO, 1)
+        """Whether it joins what is received."""
+        self._room: bytearray | None = None
+        self.dropped_count = 0
+        """Datagrams that the kernel did not take."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
+    def enlarge(self) -> None:
+        """Ask for buffers that hold a burst: while nothing is said, small ones do."""
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+
+    def close(self) -> None:
+        """Close the socket; harmless when it is closed."""
+        self._socket.close()
+
+    # --- sending ---
+
+    def send(self, datagrams: Sequence[bytes], to: Endpoint) -> int:
+        """Send *datagrams* in their order; what finds no room is lost, and counted.
+
+        Returns:
+            How many there were before one that was too large for the path; all of
+            them if there was none.
+
+        Raises:
+            OSError: The socket is of no use any more: no route, a packet filter.
+        """
+        done = 0
+        for run in self._runs(datagrams):
+            if not self._send_run(run, to):
+                return done
+            done += len(run)
+        return done
+
+    def _runs(self, datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+        """Cut into what one call can send: of one size, but for a shorter one at the end."""
+        if not self.has_segments:
+            yield from ([datagram] for datagram in datagrams)
+            return
+        begin, total = 0, 0
+        for index, datagram in enumerate(datagrams):
+            size = len(datagrams[begin])
+            count = index - begin
+            is_over = count and (
+                len(datagram) > size
+                or len(datagrams[index - 1]) < size
+                or count >= _MOST_SEGMENTS
+                or total + len(datagram) > _MOST_BYTES
+            )
+            if is_over:
+                yield datagrams[begin:index]
+                begin, total = index, 0
+            total += len(datagram)
+        if datagrams:
+            yield datagrams[begin:]
+
+    def _send_run(self, run: Sequence[bytes], to: Endpoint) -> bool:
+        """Send what one call takes; say whether it fitted the path."""
+        try:
+            if len(run) == 1:
+                self._socket.sendto(run[0], to)
+            else:
+                size = _SIZE.pack(len(run[0]))
+                self._socket.sendmsg(
+                    run, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, to
+                )
+        except OSError as error:
+            if error.errno in _PASSING:
+                self.dropped_count += len(run)
+                return True
+            if error.errno == errno.EMSGSIZE:
+                return False
+            if len(run) > 1 and error.errno in _NO_SEGMENTS:
+                self.has_segments = False
+                return all(self._send_run([one], to) for one in run)
+            raise
+        return True
+
+    # --- receiving ---
+
+    def receive(self) -> list[tuple[bytes, Endpoint]]:
+        """Return datagrams that are here, and where each came from; none when none waits.
+
+        Raises:
+            OSError: The socket is of no use any more.
+        """
+        if self._room is None:
+            self._room = bytearray(_ROOM_BYTES)
+        view = memoryview(self._room)
+        found: list[tuple[bytes, Endpoint]] = []
+        for _ in range(_MOST_READS):
+            try:
+                size, extras, _, place = self._socket.recvmsg_into(
+                    [view], socket.CMSG_SPACE(_GRO_SIZE.size)
+                )
+            except OSError as error:
+                if error.errno in _PASSING or error.errno == errno.EMSGSIZE:
+                    break
+                raise
+            source: Endpoint = place[:2]
+            step = _segment_size(extras) or size or 1
+            for at in range(0, size, step):
+                found.append((bytes(view[at : min(at + step, size)]), source))  # noqa: PERF401 - two nested loops
+        return found
+
+
+def _segment_size(extras: Sequence[tuple[int, int, bytes]]) -> int:
+    """Return the size of the datagrams that were joined; 0: it is but one."""
+    for level, kind, value in extras:
+        if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO) and len(value) >= 4:
+            return max(0, int(_GRO_SIZE.unpack_from(value)[0]))
+    return 0
+
+
+def _can(sock: socket.socket, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError:
+        return False
+    return True
