@@ -79,7 +79,6 @@ async def opened(
             hub=hub,
             credentials=credentials,
             trust=TrustPolicy(pins=(f"sha256:{server.certificate_sha256}",)),
-            family="any",
             hello_s=hello_s,
         ),
         identify=lambda stream: ClientIdentity(

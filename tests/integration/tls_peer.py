@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 
 from reading import read_some
 from sevpn.testing.certs import Issued
+from sevpn.transport.dialing import Dialing
 from sevpn.transport.resolve import Address, Family
 from sevpn.transport.stream import SecureStream, open_stream
 from sevpn.transport.tls import TrustPolicy
@@ -111,6 +112,7 @@ async def opened(
     host: str = "127.0.0.1",
     timeout_s: float = 5.0,
     family: Family = "any",
+    legacy_tls: bool = False,
 ) -> SecureStream:
     """Open a stream to a peer; raises what `open_stream` does."""
 
@@ -121,9 +123,9 @@ async def opened(
         host,
         port,
         trust=trust,
-        family=family,
         timeout_s=timeout_s,
         on_addresses=nothing,
+        dialing=Dialing(family=family, legacy_tls=legacy_tls),
     )
 
 

@@ -15,17 +15,27 @@ import contextlib
 import ipaddress
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from itertools import zip_longest
 from typing import Final, Literal, TypeAlias
 
 from sevpn.errors import ResolveError
 
-__all__ = ["MAX_ADDRESSES", "Address", "Family", "interleave", "resolve"]
+__all__ = [
+    "MAX_ADDRESSES",
+    "Address",
+    "Family",
+    "LookUp",
+    "interleave",
+    "look_up",
+    "resolve",
+]
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Family: TypeAlias = Literal["any", "4", "6"]
+LookUp: TypeAlias = Callable[[str, Family], Awaitable[Sequence[Address]]]
+"""Returns the addresses of a name, as many and in the order as it pleases; raises ResolveError."""
 
 MAX_ADDRESSES: Final = 16
 """Addresses of one name that are used: our own choice, so that nobody makes us dial for ever."""
@@ -38,12 +48,20 @@ _FAMILIES: Final = {
 _VERSIONS: Final[dict[str, tuple[int, ...]]] = {"any": (4, 6), "4": (4,), "6": (6,)}
 
 
-async def resolve(host: str, *, family: Family = "any") -> list[Address]:
+async def look_up(host: str, family: Family) -> Sequence[Address]:
+    """Ask the system for the addresses of *host*; a :data:`LookUp`."""
+    return await _look_up(host, family)
+
+
+async def resolve(
+    host: str, *, family: Family = "any", look_up: LookUp = look_up
+) -> list[Address]:
     """Return the addresses of *host*, in the order in which to try them.
 
     Args:
         host: A name, or an address as text (IPv6 without brackets, a zone allowed).
         family: Which versions of IP count.
+        look_up: Who is asked for what is no address.
 
     Raises:
         ResolveError: It has none. There is no deadline here: cancel the call.
@@ -55,7 +73,7 @@ async def resolve(host: str, *, family: Family = "any") -> list[Address]:
                 f"{host} is an IPv{literal.version} address and --ip {family} rules it out: change one of them"
             )
         return [literal]
-    found = await _look_up(host, family)
+    found = await look_up(host, family)
     if not found:
         version = "" if family == "any" else f"IPv{family} "
         raise ResolveError(f"{host} has no {version}address: check the name, or --ip")

@@ -6,6 +6,7 @@ Layer: transport. Runs in: first the control thread, on the event loop (`send`,
 both: whoever hands it over does not touch it again.
 
     open_stream   look up ──> on_addresses ──> dial ──> TLS, trust ──> SecureStream
+                                                  └─> proxy ─┘
 
 TLS runs in memory, beside the socket, and not inside it: so that one object serves
 an event loop and a loop of our own, and what waits can be counted. A batch of frames
@@ -36,7 +37,9 @@ from sevpn.errors import (
     SilenceError,
 )
 from sevpn.transport.dial import dial
-from sevpn.transport.resolve import Address, Family, resolve
+from sevpn.transport.dialing import DIRECTLY, Dialing
+from sevpn.transport.proxy import ask_proxy
+from sevpn.transport.resolve import Address, resolve
 from sevpn.transport.tls import (
     TrustPolicy,
     VerifiedBy,
@@ -85,12 +88,13 @@ class SecureStream:
         self._sending = memoryview(b"")
         self._arrived = memoryview(bytearray(_READ_SIZE))
         self._has_ended = False
+        self._is_drained = False
         self.pending_bytes = 0
         """Bytes that were queued, encrypted, and are not in the kernel yet."""
         self.verified_by: VerifiedBy = verified_by
         """Why the certificate was accepted."""
         self.peer_address = _address_of(sock.getpeername()[0])
-        """Whom the socket is connected to."""
+        """Whom the socket is connected to: the server, or a proxy."""
         self.local_address = _address_of(sock.getsockname()[0])
         """This host's end."""
 
@@ -193,6 +197,7 @@ class SecureStream:
         """
         got = 0
         fills = _FILLS
+        self._is_drained = False
         while got < len(room):
             try:
                 # With a buffer it returns a size, whatever its stub says.
@@ -200,7 +205,8 @@ class SecureStream:
             except ssl.SSLWantReadError:
                 # Records may be without data; what stays in the socket keeps it readable.
                 fills -= 1
-                if self._has_ended or fills < 0 or not self._fill():
+                is_over = self._has_ended or self._is_drained or fills < 0
+                if is_over or not self._fill():
                     break
                 continue
             except ssl.SSLError as error:
@@ -227,6 +233,8 @@ class SecureStream:
             self._end("closed by the server")
             return False
         self._incoming.write(self._arrived[:size])
+        # A second look at an empty socket is a system call for each frame of an idle flow.
+        self._is_drained = size < len(self._arrived)
         return True
 
     def _end(self, how: str) -> None:
@@ -296,10 +304,9 @@ async def open_stream(
     port: int,
     *,
     trust: TrustPolicy,
-    family: Family = "any",
     timeout_s: float,
     on_addresses: Callable[[Sequence[Address]], Awaitable[None]],
-    prepare: Callable[[socket.socket], None] = lambda _: None,
+    dialing: Dialing = DIRECTLY,
 ) -> SecureStream:
     """Open a trusted stream to *host*.
 
@@ -307,29 +314,28 @@ async def open_stream(
         host: Name or address.
         port: TCP port.
         trust: Which certificate is accepted.
-        family: Which versions of IP are tried.
         timeout_s: Seconds for all of it.
         on_addresses: Awaited between look-up and dialling, with all addresses
-            that may be dialled.
-        prepare: Called with each socket before it connects.
+            that may be dialled: the proxy's, if there is one.
+        dialing: How its socket comes to be.
 
     Raises:
         ResolveError: The name has no address.
         DialError: No address accepts a connection.
+        ProxyError: The proxy does not connect us.
         CertificateError: The certificate is not trusted.
         TlsError: TLS cannot be set up for another reason.
         SilenceError: It took longer than *timeout_s*; says at which stage.
         ConnectionLostError: The peer closed the connection; kind `PEER`.
-        ConfigError: The CA file or the server name cannot be used.
+        ConfigError: The CA file, the server name or the proxy cannot be used.
     """
-    context = client_context(trust)
+    context = client_context(trust, is_legacy=dialing.legacy_tls)
     give_up_at = asyncio.get_running_loop().time() + timeout_s
-    opening = _Opening(host, port, trust, context, prepare)
+    opening = _Opening(host, port, trust, context, dialing)
     opening.give_up_at = give_up_at
     try:
         async with asyncio.timeout(timeout_s):
-            addresses = await resolve(host, family=family)
-            opening.stage = f"{host} port {port} did not answer"
+            addresses = await opening.look_up()
             await on_addresses(addresses)
             return await opening.connect(addresses)
     except TimeoutError:
@@ -347,21 +353,47 @@ class _Opening:
         port: int,
         trust: TrustPolicy,
         context: ssl.SSLContext,
-        prepare: Callable[[socket.socket], None],
+        dialing: Dialing,
     ) -> None:
         self.give_up_at = math.inf  # on the event loop's clock
         self._host = host
         self._port = port
         self._trust = trust
         self._context = context
-        self._prepare = prepare
+        self._dialing = dialing
         self._name = trust.server_name or host
+        self.stage = ""
+
+    async def look_up(self) -> list[Address]:
+        """Return the addresses to dial, in order."""
+        proxy = self._dialing.proxy
+        host = self._host if proxy is None else proxy.host
         self.stage = f"the name servers did not answer for {host}"
+        return await resolve(
+            host, family=self._dialing.family, look_up=self._dialing.resolve
+        )
+
+    async def _dial(
+        self, addresses: Sequence[Address]
+    ) -> tuple[socket.socket, Address]:
+        """Return a socket that leads to the server, and the address it is connected to."""
+        proxy, prepare = self._dialing.proxy, self._dialing.prepare
+        if proxy is None:
+            self.stage = f"{self._host} port {self._port} did not answer"
+            return await dial(addresses, self._port, host=self._host, prepare=prepare)
+        self.stage = f"the proxy {proxy} did not answer"
+        sock, address = await dial(
+            addresses, proxy.port, host=f"the proxy {proxy.host}", prepare=prepare
+        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(sock.close)
+            self.stage = f"the proxy {proxy} accepted the connection and did not connect to {self._host} port {self._port}"
+            await ask_proxy(sock, proxy, self._host, self._port)
+            undo.pop_all()
+        return sock, address
 
     async def connect(self, addresses: Sequence[Address]) -> SecureStream:
-        sock, address = await dial(
-            addresses, self._port, host=self._host, prepare=self._prepare
-        )
+        sock, address = await self._dial(addresses)
         self.stage = (
             f"{self._host} port {self._port} accepted the connection and set up no TLS"
         )
@@ -429,10 +461,11 @@ class _Opening:
         )
 
     async def _presented(self, address: Address) -> bytes:
-        sock, _ = await dial(
-            [address], self._port, host=self._host, prepare=self._prepare
+        sock, _ = await self._dial([address])
+        context = client_context(
+            TrustPolicy(insecure=True), is_legacy=self._dialing.legacy_tls
         )
-        stream = self._wrap(sock, client_context(TrustPolicy(insecure=True)))
+        stream = self._wrap(sock, context)
         try:
             await stream.handshake()
             return stream.certificate

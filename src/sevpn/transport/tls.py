@@ -22,6 +22,7 @@ import hashlib
 import hmac
 import os
 import ssl
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,9 @@ _CA_FILES: Final = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine
 )
+
+_OP_LEGACY_SERVER_CONNECT: Final = 0x4
+"""SSL_OP_LEGACY_SERVER_CONNECT, openssl/ssl.h; Python names it since 3.12."""
 
 # X509_V_ERR_…, openssl/x509_vfy.h
 _EXPIRED: Final = 10
@@ -86,14 +90,22 @@ class TrustPolicy:
         return "pin" if self.pins else "none" if self.insecure else "ca"
 
 
-def client_context(policy: TrustPolicy) -> ssl.SSLContext:
+def client_context(policy: TrustPolicy, *, is_legacy: bool = False) -> ssl.SSLContext:
     """Return the TLS settings for *policy*: TLS 1.2 or later, no ALPN, no tickets.
+
+    Args:
+        policy: Which certificate is accepted.
+        is_legacy: Whether TLS 1.0 and 1.1, the ciphers and the key sizes of their
+            day, and servers without secure renegotiation will do, too.
 
     Raises:
         ConfigError: The CA file cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if is_legacy:
+        _allow_legacy(context)
+    else:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     # The server ends connections without close_notify; that is no attack on a
     # stream whose blocks carry their sizes.
@@ -114,6 +126,17 @@ def client_context(policy: TrustPolicy) -> ssl.SSLContext:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _load_ca_file(context, policy.ca_file)
     return context
+
+
+def _allow_legacy(context: ssl.SSLContext) -> None:
+    # Security level 0: OpenSSL 3 signs no TLS 1.0 or 1.1 handshake above it, since
+    # their signatures are SHA-1.
+    context.set_ciphers("ALL:!aNULL:!eNULL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        # Python warns whoever asks for them; here a person did, by an option.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.options |= _OP_LEGACY_SERVER_CONNECT
 
 
 def usual_ca_file(
@@ -281,12 +304,12 @@ def _names(certificate: bytes) -> list[str] | None:
 _TLS_REASONS: Final = {
     "WRONG_VERSION_NUMBER": "it answers something else than TLS: is it the right port?",
     "HTTP_REQUEST": "it answers plain HTTP: is it the right port?",
-    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS before 1.2, which are broken",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks only versions of TLS before 1.2, which are broken",
+    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS before 1.2, which are broken; --legacy-tls takes them all the same",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks only versions of TLS before 1.2, which are broken; --legacy-tls takes them all the same",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it has no cipher in common with this machine",
     "TLSV1_UNRECOGNIZED_NAME": "it does not know that name: check the host, or --server-name",
-    "DH_KEY_TOO_SMALL": "its keys are too short for this machine's OpenSSL",
-    "EE_KEY_TOO_SMALL": "its keys are too short for this machine's OpenSSL",
+    "DH_KEY_TOO_SMALL": "its keys are too short for this machine's OpenSSL; --legacy-tls takes them all the same",
+    "EE_KEY_TOO_SMALL": "its keys are too short for this machine's OpenSSL; --legacy-tls takes them all the same",
 }
 
 
