@@ -30,7 +30,7 @@ __all__ = ["HostSource"]
 WAIT_LIMIT_S: Final = 60.0
 """How long a program or a pipe may take; our own choice: time to unlock a key by hand."""
 
-_READ_SIZE: Final = MAX_SECRET_SIZE + 2  # with its line end, CR LF at most
+_LINE_END: Final = 2  # CR LF at most
 _KEYRING_SERVICE: Final = "sevpn"
 
 # What password managers need to find their store, their agent and their dialog;
@@ -76,7 +76,7 @@ class HostSource:
         """Return an environment variable."""
         return self._environ.get(name)
 
-    def read_file(self, path: Path) -> bytes:
+    def read_file(self, path: Path, *, limit: int = MAX_SECRET_SIZE) -> bytes:
         """Return a file's content; see the protocol."""
         try:
             # Non-blocking, since opening a named pipe waits for its writer.
@@ -85,18 +85,20 @@ class HostSource:
             raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
         try:
             _refuse_public_file(os.fstat(fd), path)
-            data = _read_bounded(fd, time.monotonic() + self._limit_s)
+            data = _read_bounded(
+                fd, limit + _LINE_END, time.monotonic() + self._limit_s
+            )
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
         finally:
             os.close(fd)
         if data is None:
             raise ConfigError(f"{path} gave no secret within {self._limit_s:g} s")
-        if len(data) > _READ_SIZE:
-            raise ConfigError(f"{path} is longer than {MAX_SECRET_SIZE} bytes")
+        if len(data) > limit + _LINE_END:
+            raise ConfigError(f"{path} is longer than {limit} bytes")
         return data
 
-    def run(self, argv: tuple[str, ...]) -> bytes:
+    def run(self, argv: tuple[str, ...], *, limit: int = MAX_SECRET_SIZE) -> bytes:
         """Run a program; see the protocol.
 
         It gets no shell, a clean environment, no input and no more time than
@@ -114,11 +116,11 @@ class HostSource:
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot run {argv[0]!r}: {_reason(error)}") from error
-        data, status = _outcome(process, deadline)
+        data, status = _outcome(process, limit + _LINE_END, deadline)
         if data is None or status is None:
             raise ConfigError(f"{argv[0]!r} gave no secret within {self._limit_s:g} s")
         # One that had more to say than we take was ended by SIGPIPE: no failure.
-        if status != 0 and len(data) <= _READ_SIZE:
+        if status != 0 and len(data) <= limit + _LINE_END:
             raise ConfigError(
                 f"{argv[0]!r} failed with status {status}: run it by hand to see why"
             )
@@ -173,12 +175,12 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _outcome(
-    process: subprocess.Popen[bytes], deadline: float
+    process: subprocess.Popen[bytes], size: int, deadline: float
 ) -> tuple[bytes | None, int | None]:
     """Return what *process* printed and its status; None for what came too late."""
     assert process.stdout is not None  # it was started with PIPE
     with process.stdout as pipe:
-        data = _read_bounded(pipe.fileno(), deadline)
+        data = _read_bounded(pipe.fileno(), size, deadline)
     try:
         return data, process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -187,18 +189,18 @@ def _outcome(
         return data, None
 
 
-def _read_bounded(fd: int, deadline: float) -> bytes | None:
-    """Read to the end, or until more has come than a secret and its line end.
+def _read_bounded(fd: int, size: int, deadline: float) -> bytes | None:
+    """Read to the end, or until more has come than *size* bytes.
 
     Returns None if neither happened before *deadline*.
     """
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     data = b""
-    while len(data) <= _READ_SIZE:
+    while len(data) <= size:
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             return None
-        more = os.read(fd, _READ_SIZE + 1 - len(data))
+        more = os.read(fd, size + 1 - len(data))
         if not more:
             break
         data += more

@@ -25,14 +25,17 @@ from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
+    IPv4Network,
     IPv6Address,
     IPv6Interface,
+    IPv6Network,
 )
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
+from sevpn.config.proxy import ENVIRONMENT, ProxyAddress, parse_proxy
 from sevpn.config.secret import Reference, parse_reference
 from sevpn.config.target import MAX_HUB_SIZE, check_tunnel_name, parse_host
 from sevpn.errors import ConfigError
@@ -46,6 +49,9 @@ MAX_CONNECTIONS: Final = 32
 """TCP connections of one session: docs/reference/protocol.md#more-connections."""
 
 _MIN_MTU: Final = 576
+_MAX_TABLE: Final = 2**32 - 1
+_TABLES_OF_OTHERS: Final = frozenset({253, 254, 255})
+"""default, main, local: what stands there decides for all packets."""
 _MAX_TEXT_SIZE: Final = 255
 _MAX_ITEMS: Final = 64
 _DAY_S: Final = 86400.0
@@ -201,7 +207,11 @@ def _each(read: Callable[[str], object]) -> Callable[[Any, Origin], object]:
     return read_all
 
 
-def _text(read: Callable[[str], object]) -> Callable[[Any, Origin], object]:
+def _all(values: Any, _origin: Origin) -> tuple[object, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _text(read: Callable[[Any], object]) -> Callable[[Any, Origin], object]:
     def read_one(value: Any, _origin: Origin) -> object:
         return read(value)
 
@@ -285,6 +295,40 @@ def _tap(text: str) -> str:
     return text
 
 
+def _netns(text: str) -> str:
+    if "\0" in text or text in {".", ".."} or not text.isprintable():
+        raise ValueError("no namespace")
+    return text
+
+
+def _place(text: str) -> IPv4Network | IPv6Network | str:
+    """Return a network, or the name of a host."""
+    if "%" in text:
+        raise ValueError("a zone")
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        if re.fullmatch(r"[0-9.:/]+", text) or ":" in text or "/" in text:
+            raise
+        return _domain(text)
+    if not network.prefixlen or network.is_multicast or network.is_loopback:
+        raise ValueError("everything, or what never leaves its link")
+    return network
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    place = _place(text)
+    if isinstance(place, str):
+        raise ValueError("a name, which a packet filter does not know")  # noqa: TRY004 - of a value
+    return place
+
+
+def _table(number: int) -> int:
+    if number in _TABLES_OF_OTHERS:
+        raise ValueError("a table of the system")
+    return number
+
+
 def _file(text: str, origin: Origin) -> Path:
     if not text or "\0" in text:
         raise ValueError("no path")
@@ -300,6 +344,15 @@ def _reference(value: object, origin: Origin) -> Reference:
     return parse_reference(
         value, allow_literal=origin.kind == "profile", folder=origin.folder
     )
+
+
+def _proxy(value: object, _origin: Origin) -> ProxyAddress | str:
+    if isinstance(value, ProxyAddress):
+        return value
+    if value == ENVIRONMENT:
+        return ENVIRONMENT
+    # Not by ValueError: what is wrong with it may be a password in it.
+    return parse_proxy(value if isinstance(value, str) else "")
 
 
 def _family(value: int | str, _origin: Origin) -> str:
@@ -326,11 +379,20 @@ _Connections = Annotated[int, msgspec.Meta(ge=1, le=MAX_CONNECTIONS)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Mtu = Annotated[int, msgspec.Meta(ge=_MIN_MTU, le=MAX_MTU)]
 _Metric = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Mark = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+_Uids = Annotated[
+    list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]],
+    msgspec.Meta(max_length=_MAX_ITEMS),
+]
+_Table = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TABLE)]
 _Duration = str | int | float
 
 _DURATION_WORDS: Final = "a duration like 500ms, 10s, 2m or 1h"
 _TRUTH: Final = "true or false"
 _HOSTS: Final = "a host name or an IP address"
+_PLACES: Final = (
+    "a list of networks like 10.0.0.0/8, addresses or host names; not everything"
+)
 
 KEYS: Final[Mapping[str, Key]] = {
     # where
@@ -342,8 +404,14 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     # login
     "user": Key(_Text, "a user name of at most 255 bytes", _text(_printable)),
-    "auth": Key(Literal["anonymous", "password", "plain"], "anonymous, password or plain"),
+    "auth": Key(
+        Literal["anonymous", "password", "plain", "certificate"], "anonymous, password, plain or certificate"
+    ),
     "password": Key(Any, "a reference to a secret", _reference, is_secret=True),
+    "otp": Key(Any, "a reference to a secret", _reference, is_secret=True),
+    "cert": Key(_Path, "the path of a file with a certificate", _file),
+    "key": Key(Any, "a reference to a secret", _reference, is_secret=True),
+    "key_password": Key(Any, "a reference to a secret", _reference, is_secret=True),
     # trust
     "ca": Key(_Path, "the path of a file of CA certificates", _file),
     "server_name": Key(_Text, _HOSTS, _text(parse_host)),
@@ -353,27 +421,51 @@ KEYS: Final[Mapping[str, Key]] = {
     "ip": Key(int | str, "any, 4 or 6", _family),
     "connections": Key(_Connections, f"a number from 1 to {MAX_CONNECTIONS}"),
     "half_duplex": Key(bool, _TRUTH),
+    "resume": Key(bool, _TRUTH),
+    "compress": Key(bool, _TRUTH),
+    "udp": Key(Literal["off", "auto", "on"], "off, auto or on"),
+    "udp_v1": Key(bool, _TRUTH),
+    "udp_port": Key(_Port, "a port number from 1 to 65535"),
+    "proxy": Key(Any, "the address of a proxy", _proxy),
+    "proxy_password": Key(Any, "a reference to a secret", _reference, is_secret=True),
+    "legacy_tls": Key(bool, _TRUTH),
     "connect_timeout": Key(_Duration, f"{_DURATION_WORDS}, from 100ms to 1h", _between(0.1, 3600)),
     # interface
     "tap": Key(_Text, "an interface name of at most 15 letters, with %d for a free number", _text(_tap)),
     "mac": Key(_Text, "a MAC address like 5e:00:11:22:33:44, of one interface and not of a group", _text(_mac)),
     "mtu": Key(_Mtu, f"a number from {_MIN_MTU} to {MAX_MTU}"),
+    "netns": Key(_Path, "a network namespace's name, or a path with a / in it", _text(_netns)),
     # addresses
     "dhcp": Key(bool, _TRUTH),
     "address": Key(
         _Texts, "a list of addresses with prefix length, like 192.0.2.5/24", _each(_interface), is_list=True
     ),
     "gateway": Key(_Text, "an IP address", _text(_address)),
+    "ipv6": Key(Literal["auto", "block", "off"], "auto, block or off"),
     "hostname": Key(_Text, "a host name", _text(_domain)),
     # routing
     "accept_default_gateway": Key(bool, _TRUTH),
     "accept_static_routes": Key(bool, _TRUTH),
     "metric": Key(_Metric, "a number from 0 to 4294967295"),
+    "include": Key(_Texts, _PLACES, _each(_place), is_list=True),
+    "exclude": Key(_Texts, _PLACES, _each(_place), is_list=True),
+    "exclude_uid": Key(_Uids, "a list of user ids, numbers", _all, is_list=True),
+    "lan": Key(Literal["private", "none", "all"], "private, none or all"),
+    "route_mode": Key(Literal["host", "mark"], "host or mark"),
+    "mark": Key(_Mark, "a number from 1 to 4294967295"),
+    "policy_route_table": Key(_Table, "a number from 1 to 4294967295, and not 253, 254 or 255", _text(_table)),
+    "connmark": Key(bool, _TRUTH),
+    # lock
+    "lock": Key(Literal["off", "auto", "on"], "off, auto or on"),
+    "lock_allow": Key(_Texts, "a list of networks like 10.0.0.0/8; not everything", _each(_network), is_list=True),
     # DNS
     "accept_dns": Key(bool, _TRUTH),
     "dns": Key(_Texts, "a list of IP addresses", _each(_address), is_list=True),
     "search": Key(_Texts, "a list of domain names", _each(_domain), is_list=True),
-    "dns_mode": Key(Literal["auto", "file", "off"], "auto, file or off"),
+    "split_dns": Key(_Texts, "a list of domain names", _each(_domain), is_list=True),
+    "dns_mode": Key(
+        Literal["auto", "resolved", "resolvconf", "file", "off"], "auto, resolved, resolvconf, file or off"
+    ),
     # life
     "reconnect_delay": Key(_Duration, f"{_DURATION_WORDS}, at most 24h", _between(0, _DAY_S)),
     "reconnect_max_delay": Key(_Duration, f"{_DURATION_WORDS}, from 1s to 24h", _between(1, _DAY_S)),

@@ -32,6 +32,9 @@ class Paths:
     runtime_dir: Path
     """Run state, control sockets and undo journals; gone after a reboot."""
 
+    state_dir: Path
+    """What must outlive a reboot: the locks."""
+
     @classmethod
     def for_user(cls, environ: Mapping[str, str], euid: int) -> Paths:
         """Return the folders of the user *euid*.
@@ -45,22 +48,30 @@ class Paths:
             ConfigError: Neither XDG_CONFIG_HOME nor HOME names a folder.
         """
         if euid == 0:
-            return cls(Path("/etc/sevpn"), Path("/run/sevpn"))
+            return cls(Path("/etc/sevpn"), Path("/run/sevpn"), Path("/var/lib/sevpn"))
         runtime = _folder(environ, "XDG_RUNTIME_DIR") or Path(f"/run/user/{euid}")
         config = _folder(environ, "XDG_CONFIG_HOME")
+        state = _folder(environ, "XDG_STATE_HOME")
+        home = _folder(environ, "HOME")
         if config is None:
-            home = _folder(environ, "HOME")
             if home is None:
                 raise ConfigError(
                     "neither XDG_CONFIG_HOME nor HOME names a folder: set HOME"
                 )
             config = home / ".config"
-        return cls(config / "sevpn", runtime / "sevpn")
+        if state is None:
+            state = config if home is None else home / ".local/state"
+        return cls(config / "sevpn", runtime / "sevpn", state / "sevpn")
 
     @property
     def profiles_dir(self) -> Path:
         """The folder of `NAME.toml`."""
         return self.config_dir / "profiles"
+
+    @property
+    def locks_dir(self) -> Path:
+        """The folder of the locks' texts."""
+        return self.state_dir / "lock"
 
 
 def _folder(environ: Mapping[str, str], name: str) -> Path | None:

@@ -23,7 +23,14 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -31,6 +38,7 @@ import msgspec
 
 from sevpn.config.keys import KEYS, Origin, read_key, unknown_key
 from sevpn.config.paths import Paths
+from sevpn.config.proxy import ProxyAddress
 from sevpn.config.secret import (
     HashOf,
     Literal as LiteralSecret,
@@ -53,6 +61,7 @@ from sevpn.errors import ConfigError
 
 __all__ = [
     "DEFAULT_RECONNECT_DELAY_S",
+    "Auth",
     "Settings",
     "from_environment",
     "load_profile",
@@ -63,6 +72,11 @@ __all__ = [
 ]
 
 DEFAULT_RECONNECT_DELAY_S: Final = 5.0
+
+Auth = Literal["anonymous", "password", "plain", "certificate"]
+"""The ways to log in."""
+
+_SECRETS: Final = tuple(key for key in KEYS if KEYS[key].is_secret)
 
 MAX_PROFILE_SIZE: Final = 65536
 """Largest profile in bytes; our own choice: some fifty times a long one."""
@@ -86,11 +100,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     """Who logs in; None for anonymous."""
 
-    auth: Literal["anonymous", "password", "plain"] | None = None
+    auth: Auth | None = None
     """How, if given; see :attr:`login`."""
 
     password: Reference | None = None
     """Where the password is; None: not given. See :attr:`password_reference`."""
+
+    otp: Reference | None = None
+    """Where a one-time password is, to be appended to the password at each login."""
+
+    cert: Path | None = None
+    """File of the certificate to log in with: PEM, DER or PKCS #12."""
+
+    key: Reference | None = None
+    """Where its private key is; None: in the file of the certificate."""
+
+    key_password: Reference | None = None
+    """Where the pass phrase of key or PKCS #12 is; None: asked for if there is one."""
 
     ca: Path | None = None
     """File of CA certificates to trust instead of the system's."""
@@ -113,6 +139,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     half_duplex: bool = False
     """Whether each connection is used in one direction only."""
 
+    resume: bool = True
+    """Whether a session is taken up again before there is a new login."""
+
+    compress: bool = False
+    """Whether each frame is deflated, if the server agrees."""
+
+    udp: Literal["off", "auto", "on"] = "auto"
+    """Whether frames may travel by UDP: where it helps, or wherever it can be had."""
+
+    udp_v1: bool = False
+    """Whether version 1 of UDP acceleration, which proves nothing, is used."""
+
+    udp_port: int = 0
+    """The local UDP port; 0: any."""
+
+    proxy: ProxyAddress | Literal["env"] | None = None
+    """Who connects in our place; `env`: whoever `HTTPS_PROXY` names."""
+
+    proxy_password: Reference | None = None
+    """Where the password for the proxy is; None: it needs none."""
+
+    legacy_tls: bool = False
+    """Whether TLS 1.0 and 1.1, and the keys and ciphers of their day, will do."""
+
     connect_timeout: float = 30.0
     """Seconds from the first look-up to the server's Hello."""
 
@@ -125,6 +175,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int | None = None
     """Its MTU; None: what DHCP says, else 1500."""
 
+    netns: str | None = None
+    """The network namespace of the interface, by name or path; None: that of the process."""
+
     dhcp: bool = True
     """Whether an address is asked for by DHCP."""
 
@@ -133,6 +186,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     gateway: IPv4Address | IPv6Address | None = None
     """The gateway, instead of the lease's."""
+
+    ipv6: Literal["auto", "block", "off"] = "auto"
+    """Whether IPv6 in the tunnel is used as its routers offer it, refused, or left alone."""
 
     hostname: str | None = None
     """The name told to the DHCP server; None: none."""
@@ -146,6 +202,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metric: int = 50
     """Metric of the default route."""
 
+    include: tuple[IPv4Network | IPv6Network | str, ...] = ()
+    """Networks and hosts, by address or name, that are reached through the tunnel."""
+
+    exclude: tuple[IPv4Network | IPv6Network | str, ...] = ()
+    """Networks and hosts that are not."""
+
+    exclude_uid: tuple[int, ...] = ()
+    """Users whose packets pass the tunnel by; in `mark` mode."""
+
+    lan: Literal["private", "none", "all"] | None = None
+    """Which subnets of this host stay reachable beside the tunnel; None: none with a lock,
+    else in `mark` mode those with private addresses, in `host` mode all."""
+
+    route_mode: Literal["host", "mark"] = "host"
+    """Whether routes stand in the main table, or in one of the tunnel's own."""
+
+    mark: int | None = None
+    """The firewall mark of the tunnel's own sockets; None: one of our own."""
+
+    policy_route_table: int | None = None
+    """The table for packets with an address of the tunnel; None: there is none."""
+
+    connmark: bool = False
+    """Whether what answers forwarded connections that came in by the tunnel uses it, too."""
+
+    lock: Literal["off", "auto", "on"] = "off"
+    """Whether nothing leaves but by the tunnel: while the process lives, or until it ends
+    as it should."""
+
+    lock_allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that the lock lets everybody reach."""
+
     accept_dns: bool = False
     """Whether the resolvers of the lease are used."""
 
@@ -155,7 +243,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     search: tuple[str, ...] = ()
     """Search domains, instead of the lease's; without a dot at the end."""
 
-    dns_mode: Literal["auto", "file", "off"] = "auto"
+    split_dns: tuple[str, ...] = ()
+    """Only names below these domains go to the resolvers; empty: all names do."""
+
+    dns_mode: Literal["auto", "resolved", "resolvconf", "file", "off"] = "auto"
     """How resolvers are set."""
 
     reconnect_delay: float | None = None
@@ -185,16 +276,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or tunnel_name(self.target)
 
     @property
-    def login(self) -> Literal["anonymous", "password", "plain"]:
-        """How to log in: `auth`, else by password if there is a user."""
-        return self.auth or ("anonymous" if self.user is None else "password")
+    def login(self) -> Auth:
+        """How to log in: `auth`, else by what is given."""
+        if self.auth is not None:
+            return self.auth
+        if self.user is None:
+            return "anonymous"
+        if self.cert is not None:
+            return "certificate"
+        # A one-time password can only be checked by who is shown it.
+        return "password" if self.otp is None else "plain"
 
     @property
     def password_reference(self) -> Reference | None:
         """Where the password is: asked for if not given; None if none is needed."""
-        if self.login == "anonymous":
+        if self.login in {"anonymous", "certificate"}:
             return None
         return Prompt() if self.password is None else self.password
+
+    @property
+    def is_by_mark(self) -> bool:
+        """Whether routes stand in a table of the tunnel's own; with a lock they do."""
+        return self.route_mode == "mark" or self.lock != "off"
+
+    @property
+    def neighbourhood(self) -> Literal["private", "none", "all"]:
+        """Which subnets of this host stay reachable beside the tunnel, in `mark` mode."""
+        return self.lan or ("private" if self.lock == "off" else "none")
+
+    @property
+    def place_names(self) -> tuple[str, ...]:
+        """The host names among what is included and excluded."""
+        names = (
+            place for place in (*self.include, *self.exclude) if isinstance(place, str)
+        )
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def asks_for_names(self) -> bool:
+        """Whether name servers are to be set on this host."""
+        return bool(self.accept_dns or self.dns or self.split_dns)
 
     def check(self) -> None:
         """Refuse keys that contradict each other.
@@ -209,6 +330,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
     has_secret = s.password is not None
+    has_certificate = s.cert is not None
     delay = s.reconnect_delay if s.reconnect_delay is not None else 0.0
     return (
         (
@@ -224,8 +346,44 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
             f"'auth' is {s.login} without a user: add 'user'",
         ),
         (
+            s.login == "certificate" and not has_certificate,
+            "'auth' is certificate and there is none: add 'cert'",
+        ),
+        (
+            s.login != "certificate" and has_certificate and s.user is None,
+            "a certificate is given without a user: add 'user'",
+        ),
+        (
+            s.login != "certificate" and has_certificate,
+            f"'auth' is {s.login} and a certificate is given: leave out one of them",
+        ),
+        (
+            not has_certificate and (s.key is not None or s.key_password is not None),
+            "a key is given without its certificate: add 'cert'",
+        ),
+        (
+            s.login == "certificate" and has_secret,
+            "a certificate and a password are given: a key's pass phrase is 'key_password'",
+        ),
+        (
+            s.otp is not None and s.login != "plain",
+            f"'otp' is shown to the server with the password, and 'auth' is {s.login}: use plain",
+        ),
+        (
+            any(
+                isinstance(r, HashOf)
+                for r in (s.otp, s.key, s.key_password, s.proxy_password)
+            ),
+            "'hash:' is for 'password' alone: the others are needed as they are",
+        ),
+        (
             s.login == "plain" and isinstance(s.password, HashOf),
             "'auth' is plain, which sends the password itself; 'password' gives only its hash",
+        ),
+        (
+            s.proxy_password is not None
+            and not (isinstance(s.proxy, ProxyAddress) and s.proxy.user),
+            "'proxy_password' is given without a user: name him in 'proxy', as in http://USER@HOST:PORT",
         ),
         (
             s.insecure and bool(s.pin),
@@ -250,6 +408,30 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             not s.dhcp and s.accept_default_gateway and s.gateway is None,
             "'accept_default_gateway' needs a gateway, and DHCP is off: add 'gateway'",
+        ),
+        (
+            bool(s.exclude_uid) and not s.is_by_mark,
+            "'exclude_uid' needs a routing table of the tunnel's own: add route_mode = \"mark\"",
+        ),
+        (
+            s.lan in {"private", "none"} and not s.is_by_mark,
+            f"'lan' can be {s.lan} only with a routing table of the tunnel's own: add route_mode = \"mark\"",
+        ),
+        (
+            s.lock != "off" and s.netns is not None,
+            "'lock' is about what leaves this host, and with 'netns' the tunnel is not for it: leave out one of them",
+        ),
+        (
+            s.connmark and s.policy_route_table is None,
+            "'connmark' sends answers by a table of its own: add 'policy_route_table'",
+        ),
+        (
+            bool(s.lock_allow) and s.lock == "off",
+            '\'lock_allow\' is given and there is no lock: add lock = "on" or "auto"',
+        ),
+        (
+            bool(set(s.include) & set(s.exclude)),
+            "'include' and 'exclude' name the same place: leave out one of them",
         ),
         (
             s.once and s.retries is not None,
@@ -311,7 +493,7 @@ def load_profile(path: Path) -> Settings:
             f"'name' in {path} is not the profile's own, {path.stem!r}: leave it out"
         )
     settings = Settings(**fields)
-    if has_literal(settings.password):
+    if any(has_literal(getattr(settings, key)) for key in _SECRETS):
         _refuse_readable(status, path)
     return settings
 
@@ -370,12 +552,12 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return what the variables `SEVPN_KEY` set, read and checked.
 
     An empty variable counts as none. `SEVPN_PASSWORD` holds the password itself
-    and `SEVPN_PASSWORD_FILE` names a file. Other variables of that beginning
-    are no concern of this module.
+    and `SEVPN_PASSWORD_FILE` names a file; likewise with the other secrets. Other
+    variables of that beginning are no concern of this module.
 
     Raises:
-        ConfigError: One holds what its key may not, or both forms of the
-            password are set.
+        ConfigError: One holds what its key may not, or both forms of a secret
+            are set.
     """
     origin = Origin("environment")
     found: dict[str, object] = {}
@@ -388,13 +570,14 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
             if KEYS[key].is_secret
             else read_key(key, text, origin)
         )
-    file = environ.get("SEVPN_PASSWORD_FILE")
-    if file:
-        if "password" in found:
-            raise ConfigError(
-                "SEVPN_PASSWORD and SEVPN_PASSWORD_FILE are both set: unset one of them"
-            )
-        found["password"] = SecretFile(Path(file))
+    for key in _SECRETS:
+        name = f"SEVPN_{key.upper()}"
+        file = environ.get(f"{name}_FILE")
+        if not file:
+            continue
+        if key in found:
+            raise ConfigError(f"{name} and {name}_FILE are both set: unset one of them")
+        found[key] = SecretFile(Path(file))
     return found
 
 

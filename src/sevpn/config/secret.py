@@ -16,6 +16,9 @@ a secret may wait for a person or a program.
 The hash is the SHA-0 digest that SoftEther stores, as 40 hex digits or in
 base64. It is as good as the password for a login, so it is a secret too.
 
+A private key is named by the same forms, but for `prompt` and `hash`; there a file
+and what a program prints may have many lines, and need not be text.
+
 A reference that cannot be read is never repeated in an error: it is probably
 the password itself, typed where its reference belongs.
 
@@ -50,10 +53,14 @@ __all__ = [
     "has_literal",
     "parse_reference",
     "resolve",
+    "resolve_content",
 ]
 
 HASH_SIZE: Final = 20
 """Bytes of a SoftEther password hash, which is a SHA-0 digest."""
+
+MAX_CONTENT_SIZE: Final = 65536
+"""Longest private key, with its certificates, in bytes; our own choice: some ten times a long one."""
 
 MAX_SECRET_SIZE: Final = 4096
 """Longest secret in bytes; our own choice: a RADIUS password has at most 128."""
@@ -282,17 +289,19 @@ class SecretSource(Protocol):
         """Return an environment variable."""
         ...
 
-    def read_file(self, path: Path) -> bytes:
+    def read_file(self, path: Path, *, limit: int = MAX_SECRET_SIZE) -> bytes:
         """Return a file's content.
 
         Raises:
             ConfigError: It cannot be read, others can read it, or it is longer
-                than :data:`MAX_SECRET_SIZE` and a line end.
+                than *limit* bytes and a line end.
         """
         ...
 
-    def run(self, argv: tuple[str, ...]) -> bytes:
+    def run(self, argv: tuple[str, ...], *, limit: int = MAX_SECRET_SIZE) -> bytes:
         """Run a program and return the beginning of what it prints.
+
+        What it prints beyond *limit* bytes and a line end is not waited for.
 
         Raises:
             ConfigError: It failed, could not be run or took too long.
@@ -334,6 +343,50 @@ def resolve(
     return Secret(_fetch(reference, source, question))
 
 
+def resolve_content(reference: Reference, source: SecretSource) -> bytes:
+    """Fetch the private key that *reference* names: PEM, or anything else.
+
+    Args:
+        reference: What to fetch.
+        source: Where from.
+
+    Raises:
+        ConfigError: It cannot be had; the text says what to do and holds nothing of it.
+        HostError: There is no keyring here.
+    """
+    match reference:
+        case SecretFile():
+            content = source.read_file(reference.path, limit=MAX_CONTENT_SIZE)
+        case Credential():
+            path = _credential_path(reference, source)
+            content = source.read_file(path, limit=MAX_CONTENT_SIZE)
+        case CommandOutput():
+            content = source.run(reference.argv, limit=MAX_CONTENT_SIZE)
+        case Literal():
+            content = reference.secret.reveal().encode("utf-8", "surrogateescape")
+        case Environment():
+            what = f"environment variable {reference.name}"
+            content = _given(source.variable(reference.name), what)
+        case Keyring():
+            what = f"keyring entry {reference.name!r} of service 'sevpn'"
+            content = _given(source.keyring(reference.name), what)
+        case Prompt() | HashOf():
+            raise ConfigError(
+                "a private key can neither be typed nor be a hash: write file:PATH, cred:NAME or cmd:COMMAND"
+            )
+        case _:
+            assert_never(reference)
+    if len(content) > MAX_CONTENT_SIZE:
+        raise ConfigError(f"the private key is longer than {MAX_CONTENT_SIZE} bytes")
+    return content
+
+
+def _given(text: str | None, what: str) -> bytes:
+    if not text:
+        raise ConfigError(f"{what} does not exist, or is empty")
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _fetch(reference: Plain, source: SecretSource, question: str) -> str:
     match reference:
         case Prompt():
@@ -360,13 +413,17 @@ def _fetch(reference: Plain, source: SecretSource, question: str) -> str:
 
 
 def _credential(reference: Credential, source: SecretSource) -> str:
+    path = _credential_path(reference, source)
+    return _only_line(source.read_file(path), str(path))
+
+
+def _credential_path(reference: Credential, source: SecretSource) -> Path:
     folder = source.variable("CREDENTIALS_DIRECTORY")
     if not folder:
         raise ConfigError(
             f"credential {reference.name!r} is not there: systemd passes it with LoadCredential="
         )
-    path = Path(folder) / reference.name
-    return _only_line(source.read_file(path), str(path))
+    return Path(folder) / reference.name
 
 
 def _only_line(data: bytes, what: str) -> str:

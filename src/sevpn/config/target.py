@@ -27,6 +27,7 @@ from sevpn.errors import ConfigError
 __all__ = [
     "DEFAULT_HUB",
     "DEFAULT_PORT",
+    "MAX_NAME_SIZE",
     "Target",
     "check_tunnel_name",
     "is_profile_word",
@@ -42,7 +43,8 @@ MAX_HUB_SIZE: Final = 255
 """Longest hub name; SoftEtherVPN, Cedar/Cedar.h, MAX_HUBNAME_LEN."""
 
 _MAX_HOST_SIZE: Final = 253
-_MAX_NAME_SIZE: Final = 63
+MAX_NAME_SIZE: Final = 63
+"""Longest name of a tunnel and its profile."""
 
 # Names that only the resolver can judge (IDN, an underscore) pass; what could
 # not be a host name anywhere does not.
@@ -126,7 +128,7 @@ def check_tunnel_name(text: str) -> str:
     """
     if not _TUNNEL_NAME.fullmatch(text):
         raise ValueError(
-            f"{text!r} is no name: use up to {_MAX_NAME_SIZE} of A-Z a-z 0-9 _ . -, a letter or digit first"
+            f"{text!r} is no name: use up to {MAX_NAME_SIZE} of A-Z a-z 0-9 _ . -, a letter or digit first"
         )
     return text
 
@@ -140,10 +142,10 @@ def tunnel_name(target: Target) -> str:
     """
     full = f"{target.host}-{target.hub}".casefold()
     reduced = re.sub(r"[^a-z0-9.]+", "-", full).strip("-.")
-    if full.isascii() and 0 < len(reduced) <= _MAX_NAME_SIZE:
+    if full.isascii() and 0 < len(reduced) <= MAX_NAME_SIZE:
         return reduced
     digest = hashlib.sha256(full.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{reduced[: _MAX_NAME_SIZE - 9].rstrip('-.')}-{digest}".lstrip("-")
+    return f"{reduced[: MAX_NAME_SIZE - 9].rstrip('-.')}-{digest}".lstrip("-")
 
 
 def _refuse_foreign_forms(text: str) -> None:

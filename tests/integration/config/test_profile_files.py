@@ -23,7 +23,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    made = Paths(tmp_path / "etc", tmp_path / "run")
+    made = Paths(tmp_path / "etc", tmp_path / "run", tmp_path / "lib")
     made.profiles_dir.mkdir(parents=True)
     return made
 
@@ -190,7 +190,7 @@ def test_a_word_that_is_no_profile_is_answered_with_the_nearest(paths: Paths) ->
 
 
 def test_without_a_folder_of_profiles_there_are_none(tmp_path: Path) -> None:
-    paths = Paths(tmp_path / "none", tmp_path)
+    paths = Paths(tmp_path / "none", tmp_path, tmp_path)
 
     assert profile_names(paths) == []
     with pytest.raises(ConfigError, match=r"no profile 'office'"):

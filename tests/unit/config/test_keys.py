@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 
 from sevpn.config.keys import KEYS, Origin, parse_duration, read_key
 from sevpn.config.profile import Settings
-from sevpn.config.secret import Prompt, SecretFile
+from sevpn.config.proxy import ProxyAddress, parse_proxy
+from sevpn.config.secret import Prompt, Secret, SecretFile
 from sevpn.errors import ConfigError
 
 PROFILE = Origin("profile", Path("/p/office.toml"))
@@ -46,6 +47,19 @@ def test_every_key_is_a_field_of_the_settings_and_the_reverse() -> None:
         ("connections", 1, 1),
         ("connections", 32, 32),
         ("half_duplex", True, True),
+        ("compress", True, True),
+        ("udp", "off", "off"),
+        ("udp", "auto", "auto"),
+        ("udp", "on", "on"),
+        ("udp_v1", True, True),
+        ("udp_port", 5000, 5000),
+        ("proxy", "http://proxy.example:3128", ProxyAddress("http", "proxy.example", 3128)),
+        ("proxy", "socks5h://al%20ice@[2001:db8::1]", ProxyAddress("socks5", "2001:db8::1", 1080, "al ice")),
+        ("proxy", "socks4a://192.0.2.1:9/", ProxyAddress("socks4", "192.0.2.1", 9)),
+        ("proxy", "192.0.2.1:3128", ProxyAddress("http", "192.0.2.1", 3128)),
+        ("proxy", "env", "env"),
+        ("proxy_password", "prompt", Prompt()),
+        ("legacy_tls", True, True),
         ("connect_timeout", "1m", 60.0),
         ("tap", "sevpn%d", "sevpn%d"),
         ("tap", "vpn-office_12.3", "vpn-office_12.3"),
@@ -82,7 +96,7 @@ def test_a_right_value_of_a_profile_is_taken(
     [
         ("host", ""), ("host", 5), ("host", "a/b"), ("port", 0), ("port", 65536), ("port", "443"), ("port", True), ("port", 443.0),
         ("hub", ""), ("hub", "a/b"), ("hub", "a\n"), ("hub", "é" * 200), ("hub", "x" * 256), ("name", "../x"), ("user", "a\0b"),
-        ("user", "é" * 128), ("auth", "certificate"), ("ca", ""), ("ca", "a\0"), ("server_name", "*.example"),
+        ("user", "é" * 128), ("auth", "smartcard"), ("ca", ""), ("ca", "a\0"), ("server_name", "*.example"),
         ("pin", PIN), ("pin", ["sha256:00"]), ("pin", ["sha1:" + "00" * 20]), ("pin", ["00" * 32]), ("pin", [PIN] * 65), ("insecure", 1), ("insecure", "yes"),
         ("ip", 5), ("ip", True), ("ip", "ipv4"), ("connections", 0), ("connections", 33), ("connections", True),
         ("connections", "8"), ("half_duplex", 1), ("half_duplex", "no"), ("connect_timeout", 0), ("connect_timeout", "2h"), ("connect_timeout", "soon"),
@@ -94,7 +108,7 @@ def test_a_right_value_of_a_profile_is_taken(
         ("gateway", "router"), ("gateway", "255.255.255.255"), ("gateway", "::"), ("gateway", "fe80::1%a\nb"),
         ("hostname", "two words"), ("hostname", "-a"), ("hostname", "a..b"), ("metric", -1), ("metric", 2**32),
         ("dns", ["resolver"]), ("dns", [53]), ("search", ["a\nnameserver 192.0.2.1"]), ("search", [""]), ("search", ["ä.example"]), ("search", [".".join(["a" * 60] * 5)]),
-        ("dns_mode", "resolved"), ("reconnect_delay", -1), ("reconnect_delay", "25h"), ("reconnect_max_delay", 0),
+        ("dns_mode", "resolve"), ("reconnect_delay", -1), ("reconnect_delay", "25h"), ("reconnect_max_delay", 0),
         ("retries", -1), ("retries", "ever"), ("retries", 1.5), ("retries", "-1"), ("once", "once"), ("privacy", "none"),
     ],
 )  # fmt: skip
@@ -118,6 +132,43 @@ def test_a_wrong_secret_is_refused_and_not_repeated(given: object) -> None:
 
     assert "hunter2" not in str(caught.value)
     assert "22222" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "", 5, "https://proxy.example", "ftp://hunter2@a", "http://hunter2:99999", "http://:8080", "http://a.example:0",
+        "http://a.example/hunter2", "http://a.example?hunter2", "http://[hunter2", "http://a b.example", "socks5://x\x7f@a.example",
+        f"http://{'u' * 256}@a.example", "http://alice:hunter2@a.example", "alice:hunter2@a.example:8080", "http://alice:@a.example",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("origin", [PROFILE, OPTION, VARIABLE])
+def test_a_wrong_proxy_is_refused_and_what_may_be_a_password_is_not_repeated(
+    given: object, origin: Origin
+) -> None:
+    with pytest.raises(ConfigError, match="proxy") as caught:
+        read_key("proxy", given, origin)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        ProxyAddress("http", "a.example", 3128),
+        ProxyAddress("socks5", "2001:db8::1", 1080, "al ice@x:/"),
+    ],
+)
+def test_a_proxy_that_is_written_is_read_again(address: ProxyAddress) -> None:
+    assert parse_proxy(str(address)) == address
+    assert read_key("proxy", address, OPTION) == address
+
+
+def test_a_proxy_of_the_environment_may_hold_its_password() -> None:
+    found = parse_proxy("http://alice:hunt%65r2@a.example", allow_password=True)
+
+    assert found == ProxyAddress("http", "a.example", 8080, "alice", Secret("hunter2"))
+    assert "hunter2" not in repr(found)
 
 
 @pytest.mark.parametrize("origin", [OPTION, VARIABLE])

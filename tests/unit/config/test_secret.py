@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sevpn.config.secret import (
+    MAX_CONTENT_SIZE,
     MAX_SECRET_SIZE,
     CommandOutput,
     Credential,
@@ -26,6 +27,7 @@ from sevpn.config.secret import (
     has_literal,
     parse_reference,
     resolve,
+    resolve_content,
 )
 from sevpn.errors import ConfigError
 
@@ -50,10 +52,11 @@ class FakeSource:
     def variable(self, name: str) -> str | None:
         return self.variables.get(name)
 
-    def read_file(self, path: Path) -> bytes:
-        return self.files[str(path)]
+    def read_file(self, path: Path, *, limit: int = MAX_SECRET_SIZE) -> bytes:
+        return self.files[str(path)][: limit + 2]
 
-    def run(self, argv: tuple[str, ...]) -> bytes:
+    def run(self, argv: tuple[str, ...], *, limit: int = MAX_SECRET_SIZE) -> bytes:
+        assert limit >= MAX_SECRET_SIZE
         self.heard.append(argv)
         return self.printed
 
@@ -271,3 +274,47 @@ def test_what_is_no_hash_is_refused_and_not_repeated(text: str) -> None:
         resolve(HashOf(Literal(Secret(text))), FakeSource())
 
     assert text not in str(caught.value)
+
+
+# --- private keys ---------------------------------------------------------------
+
+PEM = b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("file:/k", FakeSource(files={"/k": PEM})),
+        ("env:K", FakeSource(variables={"K": PEM.decode()})),
+        (
+            "cred:k",
+            FakeSource(variables={"CREDENTIALS_DIRECTORY": "/c"}, files={"/c/k": PEM}),
+        ),
+        ("cmd:pass show key", FakeSource(printed=PEM)),
+        ("keyring:k", FakeSource(entries={"k": PEM.decode()})),
+        (f"literal:{PEM.decode()}", FakeSource()),
+    ],
+)
+def test_a_private_key_has_many_lines(text: str, source: FakeSource) -> None:
+    reference = parse_reference(text, allow_literal=True)
+
+    assert resolve_content(reference, source) == PEM
+
+
+@pytest.mark.parametrize("text", ["prompt", "hash:file:/k"])
+def test_a_private_key_is_neither_typed_nor_a_hash(text: str) -> None:
+    with pytest.raises(ConfigError, match="can neither be typed nor be a hash"):
+        resolve_content(parse_reference(text), FakeSource())
+
+
+@pytest.mark.parametrize("text", ["env:K", "keyring:k"])
+def test_a_private_key_that_is_not_there(text: str) -> None:
+    with pytest.raises(ConfigError, match="does not exist, or is empty"):
+        resolve_content(parse_reference(text), FakeSource())
+
+
+def test_a_private_key_has_a_longest_size() -> None:
+    source = FakeSource(printed=bytes(MAX_CONTENT_SIZE + 1))
+
+    with pytest.raises(ConfigError, match="longer than 65536 bytes"):
+        resolve_content(CommandOutput(("x",)), source)

@@ -73,6 +73,16 @@ def test_an_unknown_option_is_refused_with_the_nearest() -> None:
         ({"auth": "plain"}, "'auth' is plain without a user"),
         ({"auth": "password", "password": "prompt"}, "'auth' is password without a user"),
         ({"user": "a", "auth": "plain", "password": "hash:env:H"}, "gives only its hash"),
+        ({"user": "a", "auth": "certificate"}, "add 'cert'"),
+        ({"cert": "/c"}, "a certificate is given without a user"),
+        ({"user": "a", "auth": "plain", "cert": "/c"}, "'auth' is plain and a certificate is given"),
+        ({"user": "a", "key": "file:/k"}, "a key is given without its certificate"),
+        ({"user": "a", "key_password": "env:P"}, "a key is given without its certificate"),
+        ({"user": "a", "cert": "/c", "password": "env:P"}, "a key's pass phrase is 'key_password'"),
+        ({"user": "a", "auth": "password", "otp": "prompt"}, "'otp' is shown to the server"),
+        ({"user": "a", "cert": "/c", "otp": "prompt"}, "'otp' is shown to the server"),
+        ({"user": "a", "otp": "hash:prompt"}, "'hash:' is for 'password' alone"),
+        ({"user": "a", "cert": "/c", "key": "hash:env:K"}, "'hash:' is for 'password' alone"),
         ({"insecure": True, "pin": PIN}, "'insecure' .* 'pin'"),
         ({"insecure": True, "ca": "ca.pem"}, "'insecure' .* 'ca'"),
         ({"dhcp": False}, "add 'address'"),
@@ -164,3 +174,29 @@ def test_settings_do_not_show_a_secret() -> None:
     )
 
     assert "hunter2" not in repr(settings)
+
+
+def test_a_certificate_is_how_to_log_in_if_it_is_given() -> None:
+    settings = merged(BASE, {"user": "a", "cert": "/c", "key": "file:/k"})
+
+    assert settings.login == "certificate"
+    assert settings.password_reference is None
+
+
+def test_a_one_time_password_is_shown_to_the_server() -> None:
+    settings = merged(BASE, {"user": "a", "otp": "prompt"})
+
+    assert settings.login == "plain"
+    assert settings.password_reference == Prompt()
+
+
+@pytest.mark.parametrize("key", ["OTP", "KEY", "KEY_PASSWORD"])
+def test_the_variables_of_other_secrets_hold_them_or_name_a_file(key: str) -> None:
+    name = f"SEVPN_{key}"
+
+    assert from_environment({name: "x"}) == {key.lower(): Literal(Secret("x"))}
+    assert from_environment({f"{name}_FILE": "/y"}) == {
+        key.lower(): SecretFile(Path("/y"))
+    }
+    with pytest.raises(ConfigError, match=f"{name} and {name}_FILE are both set"):
+        from_environment({name: "x", f"{name}_FILE": "/y"})

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sevpn profile …`, as a user types it; each test on a machine with an /etc of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sevpn.testing.lab import Client, EmbeddedServer
+from sevpn.testing.machine import Finished
+
+pytestmark = pytest.mark.netns
+
+PROFILES = "/etc/sevpn/profiles"
+ACCOUNT = """
+declare root
+{
+	bool CheckServerCert false
+	declare ClientAuth
+	{
+		uint AuthType 2
+		byte EncryptedPassword A/YHkB9eAz25
+		string Username alice
+	}
+	declare ClientOption
+	{
+		string AccountName Office$20VPN
+		string Hostname vpn.example.net
+		string HubName OFFICE
+		uint Port 443
+	}
+}
+"""
+
+
+def profile(client: Client, *words: str, code: int = 0) -> Finished:
+    done = client.sevpn("profile", *words)
+    assert done.code == code, (done.out, done.err)
+    return done
+
+
+def answer(client: Client, *words: str) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(profile(client, *words, "--json").out)
+    return said
+
+
+def test_options_are_saved_as_a_profile_that_connects(
+    client: Client, server: EmbeddedServer
+) -> None:
+    client.machine.write("/etc/sevpn/secret", "secret\n")
+    words = (
+        "--user",
+        "alice",
+        "--password",
+        "file:/etc/sevpn/secret",
+        "--pin",
+        server.pin,
+    )
+
+    profile(client, "add", "lab", "192.0.2.1/TEST", *words)
+
+    assert client.machine.sh(f"stat -c %a {PROFILES}/lab.toml").strip() == "600"
+    with client.up("lab", name="lab") as tunnel:
+        assert tunnel.status()["session"]["name"].startswith("SID-ALICE-")
+
+
+def test_profiles_are_listed_shown_and_removed(client: Client) -> None:
+    profile(client, "add", "one", "vpn.example/HUB", "--user", "alice", "--metric", "7")
+    profile(client, "add", "two", "vpn.example:992")
+    client.machine.write(f"{PROFILES}/broken.toml", "host = 7\n")
+
+    rows = answer(client, "list")["profiles"]
+    shown = profile(client, "show", "one").out
+    removed = answer(client, "remove", "two")["removed"]
+
+    assert [row["name"] for row in rows] == ["broken", "one", "two"]
+    assert rows[0]["error"] is not None
+    assert (rows[1]["user"], rows[2]["user"]) == ("alice", None)
+    assert 'user = "alice"\nmetric = 7\n' in shown
+    assert removed == [f"{PROFILES}/two.toml"]
+    assert len(answer(client, "list")["profiles"]) == 2
+
+
+def test_a_literal_secret_is_not_shown(client: Client) -> None:
+    client.machine.write(
+        f"{PROFILES}/one.toml", 'host = "h"\nuser = "u"\npassword = "literal:s3cret"\n'
+    )
+
+    assert "s3cret" not in profile(client, "show", "one").out
+    assert "s3cret" not in profile(client, "list").out
+
+
+def test_nothing_wrong_is_saved(client: Client) -> None:
+    wrong_pin = profile(
+        client, "add", "one", "vpn.example", "--pin", "sha256:00", code=65
+    )
+    contradiction = profile(client, "add", "one", "vpn.example", "--no-dhcp", code=65)
+    bad_name = profile(client, "add", "../one", "vpn.example", code=65)
+
+    assert "sha256:HEX" in wrong_pin.err
+    assert "no address" in contradiction.err
+    assert "is no name" in bad_name.err
+    assert client.machine.sh(f"ls {PROFILES} 2>/dev/null || true") == ""
+
+
+def test_a_profile_is_overwritten_only_when_told_to(client: Client) -> None:
+    profile(client, "add", "one", "vpn.example")
+
+    refused = profile(client, "add", "one", "other.example", code=65)
+    profile(client, "add", "one", "other.example", "--replace")
+
+    assert "--replace" in refused.err
+    assert "other.example" in profile(client, "show", "one").out
+
+
+def test_an_edited_profile_is_checked_before_it_is_saved(client: Client) -> None:
+    profile(client, "add", "one", "vpn.example")
+    client.machine.write(
+        "/run/good", "#!/bin/sh\nsed -i s/vpn.example/new.example/ $1\n", mode="700"
+    )
+    client.machine.write("/run/bad", "#!/bin/sh\necho 'shiny = 1' >> $1\n", mode="700")
+
+    client.sevpn("profile", "edit", "one", env={"EDITOR": "/run/good"})
+    done = client.sevpn("profile", "edit", "one", env={"EDITOR": "/run/bad"})
+
+    assert done.code == 65
+    assert "no key 'shiny'" in done.err
+    shown = profile(client, "show", "one").out
+    assert "new.example" in shown
+    assert "shiny" not in shown
+
+
+def test_an_import_tells_what_it_made_and_keeps_its_secret_to_itself(
+    client: Client,
+) -> None:
+    client.machine.write("/run/office.vpn", ACCOUNT)
+
+    done = profile(client, "import", "/run/office.vpn")
+    again = profile(client, "import", "/run/office.vpn", code=65)
+
+    assert "Office-VPN: saved as" in done.out
+    assert "did not verify its server" in done.out
+    assert "microsoft" not in done.out + done.err
+    assert (
+        client.machine.read(f"{PROFILES}/Office-VPN.imported-password") == "microsoft"
+    )
+    assert set(client.machine.sh(f"stat -c %a {PROFILES}/*").split()) == {"600"}
+    assert "there is a profile 'Office-VPN' already" in again.err
+    profile(client, "remove", "Office-VPN")
+    assert client.machine.sh(f"ls {PROFILES}") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hello", "no configuration text"),
+        (ACCOUNT[:-10], "cut"),
+        (ACCOUNT.replace("AuthType 2", "AuthType 4"), "smart card"),
+        (ACCOUNT.replace("vpn.example.net", "$"), "without a server"),
+        (ACCOUNT.replace("vpn.example.net", "a..b"), "host"),
+        (ACCOUNT.replace("A/YHkB9eAz25", "/////w=="), "no known key"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_leaves_nothing(
+    client: Client, text: str, words: str
+) -> None:
+    client.machine.write("/run/bad.vpn", text)
+
+    done = profile(client, "import", "/run/bad.vpn", code=65)
+
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert client.machine.sh(f"ls {PROFILES} 2>/dev/null || true") == ""
+
+
+def test_a_file_that_is_not_there_is_named(client: Client) -> None:
+    assert (
+        "/run/none.vpn cannot be read"
+        in profile(client, "import", "/run/none.vpn", code=65).err
+    )
+
+
+def test_secrets_can_be_left_out_of_an_export(client: Client) -> None:
+    client.machine.write("/run/office.vpn", ACCOUNT)
+    profile(client, "import", "/run/office.vpn")
+
+    told = profile(client, "export", "Office-VPN", "--vpn")
+    kept = profile(client, "export", "Office-VPN", "--vpn", "--no-secrets")
+
+    assert "byte EncryptedPassword A/YHkB9eAz25" in told.out
+    assert "byte EncryptedPassword $" in kept.out
+    assert "will ask for it" in kept.err
