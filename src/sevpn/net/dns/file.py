@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from sevpn.errors import HostError, PrivilegeError
+from sevpn.net.dns.backend import Owner, server_texts
 from sevpn.net.model import Resolver
 
 __all__ = ["MAX_SERVERS", "ResolvConf", "marker_owner", "render"]
@@ -43,20 +44,21 @@ _MAX_SIZE: Final = 1 << 20
 """A larger resolv.conf is none; it is not touched."""
 
 
-def render(resolver: Resolver, *, tunnel: str) -> bytes:
+def render(resolver: Resolver, owner: Owner) -> bytes:
     """Return the text of the file.
 
     Args:
         resolver: At most :data:`MAX_SERVERS` servers are used; its domains are clean.
-        tunnel: Whose file it is, for the marker.
+        owner: Whose file it is, for the marker.
     """
     lines = [
-        f"{_MARKER}{tunnel}: written by sevpn; the file before it is .resolv.conf.sevpn-saved and comes back",
+        f"{_MARKER}{owner.tunnel}: written by sevpn; the file before it is .resolv.conf.sevpn-saved and comes back",
         "# when the tunnel ends, or by `sevpn cleanup`. Changes here are lost then.",
     ]
     if resolver.search:
         lines.append(f"search {' '.join(resolver.search)}")
-    lines += [f"nameserver {server}" for server in resolver.servers[:MAX_SERVERS]]
+    servers = server_texts(resolver, owner)[:MAX_SERVERS]
+    lines += [f"nameserver {server}" for server in servers]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
@@ -76,6 +78,8 @@ class ResolvConf:
     """
 
     def __init__(self, etc: Path) -> None:
+        self.folder = etc
+        """Where it lies."""
         self._path = etc / "resolv.conf"
         self._saved = etc / ".resolv.conf.sevpn-saved"
         self._new = etc / ".resolv.conf.sevpn-new"
@@ -91,8 +95,8 @@ class ResolvConf:
         has_saved = self.owner() is None and os.path.lexists(self._saved)
         return has_saved or os.path.lexists(self._new)
 
-    def set(self, resolver: Resolver, *, tunnel: str) -> None:
-        """Save what is there, unless it is ours already, and write *resolver*.
+    def set(self, resolver: Resolver, owner: Owner) -> None:
+        """Save what is there, unless it is a tunnel's already, and write *resolver*.
 
         Raises:
             HostError: The file cannot be replaced; it is then as it was.
@@ -101,14 +105,31 @@ class ResolvConf:
         try:
             if self.owner() is None:
                 self._save()
-            self._put(render(resolver, tunnel=tunnel))
+            self._put(render(resolver, owner))
         except OSError as error:
             with contextlib.suppress(HostError):
                 self.forget_stale_copy()
             raise self._cannot("write", error) from error
 
-    def restore(self) -> bool:
-        """Put back what was there before, if the file is still ours.
+    def restore(self, owner: Owner) -> None:
+        """Put back what was there before, unless the file is another tunnel's.
+
+        Raises:
+            HostError: As :meth:`put_back`.
+        """
+        if self.owner() in {None, owner.tunnel}:
+            self.put_back()
+
+    def is_in_place(self, resolver: Resolver, owner: Owner) -> bool:
+        """Whether the file is what we wrote, to the byte."""
+        return _read(self._path) == render(resolver, owner)
+
+    def watched(self) -> tuple[Path, ...]:
+        """Return the file's folder, and the file, which may be a mount point."""
+        return (self._path.parent, self._path)
+
+    def put_back(self) -> bool:
+        """Put back what was there before, if the file is still a tunnel's.
 
         When somebody else has written it meanwhile, theirs stays and our copy goes.
 
