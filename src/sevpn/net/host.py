@@ -8,7 +8,7 @@ The life of one tunnel, as the supervisor leads it:
     recover            take the tunnel's lock; undo what dead processes left
     open_tap           the TAP, down and without carrier; stays over reconnects
     pin_server         routes to the server, past the tunnel; again after each look-up
-      apply            addresses, routes, names; again whenever the wish changes
+      apply            addresses, routes, rules, names; again whenever the wish changes
       release_addresses  the session is lost: all of that goes, TAP and pins stay
     repin              the network underneath has changed
     undo               everything goes, the TAP last
@@ -24,6 +24,7 @@ under one lock for all of them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -33,8 +34,10 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from sevpn.errors import HostError
 from sevpn.log import get_logger
-from sevpn.net.dns.detect import Choice, choose, look
-from sevpn.net.dns.file import ResolvConf
+from sevpn.net.connmark import ConnectionMarks
+from sevpn.net.dns.names import Mended, Names
+from sevpn.net.dns.uplink import uplink_servers
+from sevpn.net.dns.watch import Watcher
 from sevpn.net.journal import (
     Journal,
     Record,
@@ -42,30 +45,52 @@ from sevpn.net.journal import (
     network_namespace,
     shared_lock,
 )
-from sevpn.net.model import Address, Alias, Found, HostState, Route
+from sevpn.net.lock import Allowed, Lock
+from sevpn.net.marks import Marks, free_slot
+from sevpn.net.model import (
+    Address,
+    Alias,
+    Found,
+    HostState,
+    NamesWay,
+    Network,
+    Route,
+    Rule,
+    family_of,
+    network_of,
+)
 from sevpn.net.monitor import Monitor
 from sevpn.net.nexthop import probe_addresses
 from sevpn.net.plan import (
     AddAddress,
     AddRoute,
+    AddRule,
     Change,
     Made,
     MoveRoute,
+    Pins,
     RemoveAddress,
     RemoveRoute,
-    ServerRoutes,
+    RemoveRule,
+    SetBridge,
     SetMtu,
     SetResolver,
     SetUp,
     plan,
+    plan_pins,
     plan_removal,
-    plan_server_routes,
     with_half_defaults,
 )
-from sevpn.net.repair import clean_dead
+from sevpn.net.repair import clean_dead, remove_folders
 from sevpn.net.rtnetlink import Netlink
+from sevpn.net.strictness import loosen, restore, strict_devices
 from sevpn.net.tap import DEFAULT_NAME, Tap, open_tap
-from sevpn.net.tunnels import claims_of, living_tunnels, refuse_what_is_taken
+from sevpn.net.tunnels import (
+    claims_of,
+    living_tunnels,
+    refuse_what_is_taken,
+    taken_slots,
+)
 
 if TYPE_CHECKING:
     from sevpn.wire.ethernet import MacAddress
@@ -86,16 +111,22 @@ class HostReport:
     """What a tunnel has changed, for `sevpn status`."""
 
     routes: tuple[str, ...]
-    """Routes through the TAP, then those to the server, as `ip route` writes them."""
+    """Routes through the TAP, then those past it, as `ip route` writes them."""
+
+    rules: tuple[str, ...]
+    """Policy rules, as `ip rule` writes them; those of IPv6 begin with `-6`."""
 
     dns_backend: str
-    """`file` or `off`."""
+    """`resolved`, `resolvconf`, `file` or `off`."""
 
     dns_reason: str
     """Why this way."""
 
     dns_servers: tuple[str, ...]
     """The name servers that are set now."""
+
+    is_locked: bool = False
+    """Whether a lock holds."""
 
 
 class Host:
@@ -105,7 +136,19 @@ class Host:
         tunnel: The tunnel's name; also the name of its run folder.
         runtime_dir: Where run folders are: `/run/sevpn`.
         etc_dir: Where resolv.conf is.
-        dns_mode: `auto`, `file` or `off`.
+        dns_mode: `auto`, `resolved`, `resolvconf`, `file` or `off`.
+        split_dns: Whether only names of some domains go to the tunnel's servers.
+        netns: The file of the network namespace that all of this happens in, when
+            the tunnel's own sockets are in another: then nothing has to lead past
+            the tunnel. See :func:`sevpn.net.netns.host_in`.
+        by_mark: Whether the tunnel's own sockets are told by their firewall mark
+            from what goes into the tunnel: then no routes to the server are needed.
+        mark: Another firewall mark than that of :class:`Marks`.
+        policy: Whether packets that come in by the tunnel may come from anywhere.
+        connmark: Whether what answers their connections is to be marked.
+        lock: The lock; `None`: there is none.
+        lock_allow: What it lets everybody reach in any case.
+        lock_uids: Whose programs it lets do as they like.
         checkpoint: Called before each step with a line about it, for tests that
             crash there.
     """
@@ -117,6 +160,15 @@ class Host:
         runtime_dir: Path,
         etc_dir: Path = _ETC,
         dns_mode: str = "auto",
+        netns: Path | None = None,
+        split_dns: bool = False,
+        by_mark: bool = False,
+        mark: int | None = None,
+        policy: bool = False,
+        connmark: bool = False,
+        lock: Lock | None = None,
+        lock_allow: Sequence[Network] = (),
+        lock_uids: Sequence[int] = (),
         checkpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._tunnel = tunnel
@@ -124,20 +176,51 @@ class Host:
         folder = runtime_dir / tunnel
         self._lock = TunnelLock(folder)
         self._journal = Journal(folder)
-        self._resolv_conf = ResolvConf(etc_dir)
         self._etc = etc_dir
         self._dns_mode = dns_mode
-        self._dns_choice: Choice | None = None
+        self._netns = netns
+        self._by_mark = by_mark
+        self._mark = mark
+        self._gate = Lock("off", tunnel) if lock is None else lock
+        self._policy = policy
+        self._answers = ConnectionMarks(tunnel) if connmark else None
+        self._lock_allow = tuple(lock_allow)
+        self._lock_uids = tuple(lock_uids)
+        self._beside: tuple[Network, ...] = ()
+        self._inner: tuple[Network, ...] = ()
+        self._asked: tuple[Address, ...] = ()
+        self._slot = 0
+        self._folders: tuple[Path, ...] = ()
+        self._names = Names(tunnel=tunnel, mode=dns_mode, split=split_dns, etc=etc_dir)
+        self._names_watcher: Watcher | None = None
         self._checkpoint = checkpoint
         self._netlink = Netlink()
         self._monitor: Monitor | None = None
         self._tap: Tap | None = None
         self._servers: tuple[Address, ...] = ()
+        self._excluded: tuple[Network, ...] = ()
+        self._filters: dict[str, int] = {}
         self._claims: frozenset[str] = frozenset()
         self._made = Made()
         self._wanted: HostState | None = None
         self._routes: tuple[Route, ...] = ()
-        self._server_routes: tuple[Route, ...] = ()
+        self._rules: tuple[Rule, ...] = ()
+        self._pinned: tuple[Route, ...] = ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the tunnel's own sockets are in another network namespace."""
+        return self._netns is not None
+
+    @property
+    def is_by_mark(self) -> bool:
+        """Whether packets of the tunnel's own sockets are told by their mark."""
+        return self._by_mark
+
+    @property
+    def marks(self) -> Marks:
+        """The tunnel's numbers; final once :meth:`recover` has returned."""
+        return Marks.of(self._slot, self._mark)
 
     # --- the life of a tunnel ---
 
@@ -158,10 +241,16 @@ class Host:
                 done = clean_dead(
                     self._netlink,
                     self._run,
-                    self._resolv_conf,
+                    self._etc,
                     mine=self._tunnel,
                     checkpoint=self._checkpoint,
                 )
+                # Before it is ours, and before anything is changed for nothing.
+                self._names.decide()
+                self._slot = self._free_slot()
+                self._gate.refuse_left_over()
+                self._hold()
+                self._write_journal()
             except BaseException:
                 if self._tap is None:
                     self._netlink.close()
@@ -170,6 +259,11 @@ class Host:
         for line in done:
             log.warning("a dead process had left this; undone", change=line)
         return done
+
+    def _free_slot(self) -> int:
+        """Return numbers that nobody else has, not even somebody whose files are gone."""
+        found = self._netlink.find()
+        return free_slot(taken_slots(self._run, found, mine=self._tunnel))
 
     def _refuse_if_tap_lives(self) -> None:
         """Know a running tunnel of our name by its TAP: its lock may have been deleted."""
@@ -204,10 +298,16 @@ class Host:
         """
         tap = open_tap(DEFAULT_NAME if name is None else name, offload=offload)
         try:
-            _ignore_router_advertisements(tap.name)
+            _settle_ipv6(tap.name)
             alias = Alias(self._tunnel, self._servers)
             self._netlink.set_link(tap.name, mac=str(mac), mtu=mtu, alias=str(alias))
             self._tap = tap
+            if self._policy:
+                # What comes in by the TAP may come from where its route does not lead.
+                loosen([tap.name])
+            if self._answers is not None:
+                self._answers.load(tap.name, self.marks)
+            self._hold()
             with shared_lock(self._run):
                 self._write_journal()
         except BaseException:
@@ -215,6 +315,25 @@ class Host:
             tap.close()
             raise
         return tap
+
+    def has_tap(self) -> bool:
+        """Whether the TAP of :meth:`open_tap` is still there, under its name.
+
+        Raises:
+            HostError: The kernel did not answer.
+        """
+        link = None if self._tap is None else self._netlink.link(self._tap.name)
+        alias = None if link is None else Alias.parse(link.alias)
+        return alias is not None and alias.tunnel == self._tunnel
+
+    def forget_tap(self) -> None:
+        """Let go of a TAP that somebody has removed or renamed; what was on it went along."""
+        self._wanted = None
+        self._routes = ()
+        self._made = replace(self._made, addresses=())
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
 
     def pin_server(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
         """Hold each of *addresses* to today's best way past the tunnel.
@@ -229,17 +348,22 @@ class Host:
         Raises:
             HostError: The kernel refused.
         """
+        if self.is_apart:
+            return ()
         wanted = tuple(dict.fromkeys(addresses))
         with shared_lock(self._run):
             dropped = [address for address in self._servers if address not in wanted]
             self._servers = (*wanted, *dropped)
             self._write_journal()
+            self._hold()
             lost = self._pin(self._netlink.find()).lost
-            self._unpin(keep=wanted)
+            self._unpin(keep=(*wanted, *self._excluded))
             self._servers = wanted
             self._write_journal()
             self._write_alias()
-        return lost
+            self._loosen_filters()
+            self._hold()
+        return tuple(address for address in wanted if address in lost)
 
     def apply(self, state: HostState) -> tuple[Change, ...]:
         """Bring the TAP, its routes and the names of this host to *state*.
@@ -254,13 +378,36 @@ class Host:
                 :meth:`release_addresses` or :meth:`undo` then.
         """
         with shared_lock(self._run):
-            self._choose_dns()
+            self._names.decide()
             found = self._netlink.find()
             state = self._without_dns_if_off(state)
             self._claim(state, found)
-            changes = self._converge(found, with_half_defaults(state, found))
+            self._beside = state.beside
+            self._inner = tuple(address.network for address in state.addresses)
+            self._hold()
+            changes = self._pin(found).changes if self._by_mark else ()
+            changes += self._exclude(state.excluded, found)
+            changes += self._converge(found, with_half_defaults(state, found))
             self._wanted = state
         self._check_default(state)
+        self._check_own(state)
+        self._check_replies(state)
+        return changes
+
+    def _exclude(
+        self, excluded: tuple[Network, ...], found: Found
+    ) -> tuple[Change, ...]:
+        """Hold what is excluded to today's best way, before the tunnel takes the rest."""
+        if excluded == self._excluded:
+            return ()
+        dropped = [place for place in self._excluded if place not in excluded]
+        self._excluded = (*excluded, *dropped)
+        self._write_journal()
+        changes = self._pin(found).changes
+        self._unpin(keep=(*self._servers, *excluded))
+        self._excluded = excluded
+        self._write_journal()
+        self._write_alias()
         return changes
 
     def release_addresses(self) -> None:
@@ -274,13 +421,13 @@ class Host:
         """
         self._wanted = None
         with shared_lock(self._run):
-            self._release()
+            self._release(keep_names=self._gate.is_on)
 
     def repin(self) -> tuple[Change, ...]:
         """Follow the network underneath: call after the monitor has called.
 
         Routes to the server follow their next hop, come back when somebody has
-        deleted them, and so do the addresses and routes of the last
+        deleted them, and so do the addresses, routes and rules of the last
         :meth:`apply`, with the half-defaults that are needed now.
 
         Returns:
@@ -292,15 +439,20 @@ class Host:
         with shared_lock(self._run):
             found = self._netlink.find()
             changes = self._pin(found).changes
+            self._loosen_filters()
             if self._wanted is not None:
                 wanted = with_half_defaults(self._wanted, found)
                 changes += self._converge(self._netlink.find(), wanted)
         return changes
 
-    def undo(self) -> None:
+    def undo(self, *, keep_lock: bool = False) -> None:
         """Make this host what it was: names, routes, addresses, the TAP, the files.
 
         Safe to call at any time and again.
+
+        Args:
+            keep_lock: Whether a lock that is `on` stays, because this is no end that
+                anybody has asked for.
 
         Raises:
             HostError: The first thing that could not be undone; the rest was. The
@@ -310,6 +462,7 @@ class Host:
             self._lock.release()
             return
         self.unwatch()
+        self._unwatch_names()
         self._wanted = None
         errors: list[HostError] = []
         with self._collecting(errors), shared_lock(self._run):
@@ -318,7 +471,11 @@ class Host:
             with self._collecting(errors):
                 self._unpin(keep=())
                 self._servers = ()
-                self._server_routes = ()
+                self._pinned = ()
+            with self._collecting(errors):
+                self._restore_filters()
+            remove_folders(self._folders)
+            self._folders = ()
             if self._tap is not None:
                 self._tap.close()
                 self._tap = None
@@ -326,6 +483,11 @@ class Host:
                 self._journal.remove()
                 self._lock.remove()
         self._claims = frozenset()
+        if self._answers is not None:
+            self._answers.close()
+        if not (keep_lock or errors):
+            with self._collecting(errors):
+                self._gate.lift()
         self._lock.release()
         self._netlink.close()
         if errors:
@@ -338,11 +500,23 @@ class Host:
         of a failed undo stays. Safe to call at any time and again.
         """
         self.unwatch()
+        self._unwatch_names()
         self._netlink.close()
+        self._gate.close()
+        if self._answers is not None:
+            self._answers.close()
         if self._run.exists():
             with contextlib.suppress(HostError), shared_lock(self._run):
+                if self._lock.is_held and self._has_nothing:
+                    self._journal.remove()
                 self._lock.remove()
         self._lock.release()
+
+    @property
+    def _has_nothing(self) -> bool:
+        """Whether nothing was made yet, or nothing is left of it."""
+        others = (*self._servers, *self._excluded, *self._filters)
+        return self._tap is None and not others and self._made == Made()
 
     @contextlib.contextmanager
     def _collecting(self, errors: list[HostError]) -> Generator[None]:
@@ -357,14 +531,22 @@ class Host:
         """Return the host as it is now."""
         return self._netlink.find()
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Call *callback* on the running event loop after each change underneath.
+    def watch(
+        self,
+        callback: Callable[[], None],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Call *callback* on an event loop after each change underneath.
 
         Our own changes count, too; :meth:`repin` then finds nothing to do.
+
+        Args:
+            callback: What to call.
+            loop: Where; the running one, if omitted.
         """
         self.unwatch()
         self._monitor = Monitor(callback)
-        self._monitor.start()
+        self._monitor.start(loop)
 
     def unwatch(self) -> None:
         """Stop that; safe to call again."""
@@ -372,52 +554,190 @@ class Host:
             self._monitor.stop()
             self._monitor = None
 
+    def _unwatch_names(self) -> None:
+        if self._names_watcher is not None:
+            self._names_watcher.stop()
+            self._names_watcher = None
+
     def describe(self) -> HostReport:
         """Return what this tunnel has changed; reads resolv.conf, asks the kernel nothing."""
-        choice = self._choose_dns()
-        reason, servers = choice.reason, tuple[str, ...]()
-        if self._made.resolver is not None:
-            if self._resolv_conf.owner() == self._tunnel:
-                servers = tuple(str(server) for server in self._made.resolver.servers)
-            else:
-                reason = (
-                    "somebody else has written resolv.conf since; it is left as it is"
-                )
+        choice, resolver = self._names.decide(), self._made.resolver
+        reason, is_in_place = self._names.standing(resolver)
+        servers = resolver.servers if resolver is not None and is_in_place else ()
         return HostReport(
-            routes=tuple(str(route) for route in (*self._routes, *self._server_routes)),
+            routes=tuple(map(str, (*self._routes, *self._pinned))),
+            rules=tuple(
+                f"-6 {rule}" if rule.family == 6 else str(rule) for rule in self._rules
+            ),
             dns_backend=choice.backend,
             dns_reason=reason,
-            dns_servers=servers,
+            dns_servers=tuple(str(server) for server in servers),
+            is_locked=self.is_locked,
         )
 
-    def _choose_dns(self) -> Choice:
-        # Decided once, before the file is ours and tells nothing any more.
-        if self._dns_choice is None:
-            self._dns_choice = choose(self._dns_mode, look(self._etc))
-        return self._dns_choice
+    @property
+    def names_way(self) -> NamesWay:
+        """By what name servers are set on this host, if they are."""
+        way = self._names.decide().backend
+        return "file" if way == "off" else way
+
+    def watch_names(
+        self,
+        callback: Callable[[], None],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Call *callback* on an event loop when name servers may have changed.
+
+        Our own changes count, too; :meth:`mend_names` then finds nothing to do.
+
+        Args:
+            callback: What to call.
+            loop: Where; the running one, if omitted.
+        """
+        if self._names_watcher is None and self._names.decide().backend != "off":
+            self._names_watcher = Watcher(self._names.watched(self.names_way), callback)
+            self._names_watcher.start(loop)
+
+    def mend_names(self, *, now: float) -> Mended:
+        """Set the name servers again if somebody else has changed them; see :class:`Names`.
+
+        Args:
+            now: In seconds on a clock that never goes back.
+
+        Raises:
+            HostError: Another process holds what tunnels share, or the program by
+                which they were set is gone.
+        """
+        resolver = self._made.resolver
+        if resolver is None or self._tap is None:
+            return Mended()
+        with shared_lock(self._run):
+            mended = self._names.mend(resolver, self._tap.name, now=now)
+        if mended.again_in_s is not None and self._names_watcher is not None:
+            self._names_watcher.again_in(mended.again_in_s)
+        return mended
+
+    # --- the lock ---
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether nothing leaves but what the lock lets through."""
+        return self._gate.is_held
+
+    def uplink_resolvers(self) -> tuple[Address, ...]:
+        """Return the name servers of the network underneath, and let us ask them.
+
+        Raises:
+            HostError: The packet filter refused.
+        """
+        resolver = self._made.resolver
+        ours = () if resolver is None else resolver.servers
+        self._asked = uplink_servers(self._etc, ours=ours)
+        self._hold()
+        return self._asked
+
+    def mend_lock(self) -> bool:
+        """Load the lock again if somebody has removed it.
+
+        Returns:
+            Whether that was so.
+
+        Raises:
+            HostError: The packet filter refused.
+        """
+        return self._gate.mend()
+
+    def _hold(self) -> None:
+        """Let nothing leave but what the tunnel needs now."""
+        self._gate.hold(
+            Allowed(
+                mark=self.marks.own,
+                tunnels=() if self._tap is None else (self._tap.name,),
+                servers=self._servers,
+                resolvers=self._asked,
+                networks=(*self._lock_allow, *self._beside),
+                uids=self._lock_uids,
+            )
+        )
 
     # --- steps ---
 
-    def _pin(self, found: Found) -> ServerRoutes:
-        routes = plan_server_routes(found, self._servers)
-        self._carry_out(routes.changes)
-        self._server_routes = routes.standing
-        return routes
+    def _pin(self, found: Found) -> Pins:
+        """Let the main table lead past the tunnel where that is needed."""
+        pins = plan_pins(found, (*self._servers_to_pin(), *self._excluded))
+        self._carry_out(pins.changes)
+        self._pinned = pins.standing
+        return pins
 
-    def _unpin(self, *, keep: Sequence[Address]) -> None:
-        """Remove our routes to the servers, but those of *keep* and of other tunnels."""
-        dropped = {address for address in self._servers if address not in keep}
+    def _servers_to_pin(self) -> tuple[Address, ...]:
+        """Return the servers that the main table alone must lead to.
+
+        By mark that are those within a subnet of the TAP, which stands there, too.
+        """
+        if not self._by_mark:
+            return self._servers
+        return tuple(
+            address
+            for address in self._servers
+            if any(address in network for network in self._inner)
+        )
+
+    def _loosen_filters(self) -> None:
+        """Let answers to our own sockets pass strict filters; see `strictness.py`."""
+        if not self._by_mark or self.is_apart:
+            return
+        hops = [
+            self._netlink.route_to(address, mark=self.marks.own)
+            for address in self._servers
+            if address.version == 4
+        ]
+        devices = {hop.device for hop in hops if hop is not None} - {"lo"}
+        new = devices - self._filters.keys()
+        strict = strict_devices(sorted(new))
+        # Another tunnel may have done it; who ends last sets it back.
+        others = {
+            device: before
+            for device, before in self._filters_of_others().items()
+            if device in new
+        }
+        if not strict and not others:
+            return
+        self._filters |= others | strict
+        self._write_journal()
+        for device in strict:
+            self._checkpoint(f"sysctl net.ipv4.conf.{device}.rp_filter=2")
+            log.info("reverse path filter made loose", device=device)
+        loosen(strict)
+
+    def _restore_filters(self) -> None:
+        if not self._filters:
+            return
+        kept = self._filters_of_others()
+        self._checkpoint("restore rp_filter")
+        restore({dev: was for dev, was in self._filters.items() if dev not in kept})
+        self._filters = {}
+
+    def _filters_of_others(self) -> dict[str, int]:
+        found = self._netlink.find()
+        others = living_tunnels(self._run, found, mine=self._tunnel).values()
+        return {
+            device: was for tunnel in others for device, was in tunnel.filters.items()
+        }
+
+    def _unpin(self, *, keep: Sequence[Address | Network]) -> None:
+        """Remove our routes past the tunnel, but those of *keep* and of other tunnels."""
+        kept = set(map(network_of, keep))
+        places = set(map(network_of, (*self._servers, *self._excluded)))
+        dropped = places - kept
         if not dropped:
             return
         found = self._netlink.find()
         living = living_tunnels(self._run, found, mine=self._tunnel).values()
         if not all(tunnel.has_record for tunnel in living):
             return  # one of them may need it; the last one, or cleanup, removes it
-        shared = {address for tunnel in living for address in tunnel.servers}
+        shared = {place for tunnel in living for place in tunnel.places}
         candidates = [
-            entry
-            for entry in found.routes
-            if entry.route.destination.network_address in dropped
+            entry for entry in found.routes if entry.route.destination in dropped
         ]
         self._carry_out(
             plan_removal(
@@ -425,7 +745,7 @@ class Host:
             )
         )
 
-    def _release(self) -> None:
+    def _release(self, *, keep_names: bool = False) -> None:
         if self._tap is None:
             return
         with contextlib.suppress(HostError):
@@ -437,14 +757,25 @@ class Host:
             mtu = 1500
         else:
             mtu = link.mtu
-        empty = HostState(self._tap.name, mtu, (), (), None)
+        # Who has a lock has nobody to ask meanwhile, and must not be told of others.
+        names = self._made.resolver if keep_names else None
+        empty = HostState(self._tap.name, mtu, (), (), names)
         errors: list[HostError] = []
-        for change in plan(found, empty, made=self._made):
+        for change in plan(found, empty, made=self._made, marks=self.marks):
             if isinstance(change, SetUp):
                 continue
             with self._collecting(errors):
                 self._do(change)
         self._routes = ()
+        self._rules = ()
+        with self._collecting(errors):
+            self._unpin(keep=self._servers)
+            self._excluded = ()
+            self._pinned = tuple(
+                route
+                for route in self._pinned
+                if route.destination in set(map(network_of, self._servers))
+            )
         if errors:
             raise errors[0]
         self._write_journal()
@@ -452,16 +783,18 @@ class Host:
     def _converge(self, found: Found, wanted: HostState) -> tuple[Change, ...]:
         """Plan and carry out until the host, read again, needs no change."""
         done: list[Change] = []
-        changes = plan(found, wanted, made=self._made)
+        changes = plan(found, wanted, made=self._made, marks=self.marks)
         for _ in range(_CONVERGE_TRIES):
             if not changes:
-                self._routes = wanted.routes
+                self._routes, self._rules = wanted.routes, wanted.rules
                 return tuple(done)
             self._write_journal(about_to=wanted)
             self._carry_out(changes)
             self._write_journal()
             done += changes
-            changes = plan(self._netlink.find(), wanted, made=self._made)
+            changes = plan(
+                self._netlink.find(), wanted, made=self._made, marks=self.marks
+            )
         raise HostError(
             f"somebody else changes the network at the same time: {changes[0].describe()} did not last; "
             "look for a network manager that takes care of the TAP",
@@ -492,6 +825,8 @@ class Host:
                 self._netlink.set_link(change.device, mtu=change.mtu)
             case SetUp():
                 self._netlink.set_link(change.device, is_up=change.is_up)
+            case SetBridge():
+                self._set_bridge(change)
             case AddAddress():
                 self._netlink.add_address(change.device, change.interface)
                 self._made = replace(
@@ -505,20 +840,41 @@ class Host:
                     if address != change.interface
                 )
                 self._made = replace(self._made, addresses=rest)
+            case AddRoute() | MoveRoute() | RemoveRoute() | AddRule() | RemoveRule():
+                self._route(change)
+            case SetResolver():
+                self._set_names(change)
+                self._made = replace(self._made, resolver=change.resolver)
+            case _:
+                assert_never(change)
+
+    def _set_bridge(self, change: SetBridge) -> None:
+        if change.bridge is None:
+            self._netlink.set_link(change.device, master=0)
+            return
+        bridge = self._netlink.link(change.bridge)
+        if bridge is None or bridge.kind != "bridge":
+            raise HostError(
+                f"there is no bridge {change.bridge}: make it with `ip link add {change.bridge} type bridge` and "
+                f"`ip link set {change.bridge} up`",
+                operation="set-bridge",
+            )
+        self._netlink.set_link(change.device, master=bridge.index)
+
+    def _route(
+        self, change: AddRoute | MoveRoute | RemoveRoute | AddRule | RemoveRule
+    ) -> None:
+        match change:
             case AddRoute():
                 self._netlink.add_route(change.route)
             case MoveRoute():
                 self._netlink.add_route(change.route, replace=True)
             case RemoveRoute():
                 self._netlink.remove_route(change.route)
-            case SetResolver():
-                if change.resolver is None:
-                    self._resolv_conf.restore()
-                else:
-                    self._resolv_conf.set(change.resolver, tunnel=self._tunnel)
-                self._made = replace(self._made, resolver=change.resolver)
-            case _:
-                assert_never(change)
+            case AddRule():
+                self._netlink.add_rule(change.rule)
+            case RemoveRule():
+                self._netlink.remove_rule(change.rule)
 
     def _write_journal(self, about_to: HostState | None = None) -> None:
         """Write what there is and what is about to be; the lock file, too, if it was deleted."""
@@ -536,14 +892,44 @@ class Host:
                 claims=tuple(sorted(self._claims)),
                 resolver=self._made.resolver is not None
                 or (about_to is not None and about_to.resolver is not None),
+                netns="" if self._netns is None else str(self._netns),
+                folders=tuple(map(str, self._folders)),
+                excluded=tuple(map(str, self._excluded)),
+                filters=self._filters,
+                slot=self._slot,
             )
         )
 
+    def _set_names(self, change: SetResolver) -> None:
+        if change.resolver is not None:
+            self._make_folders()
+        self._names.carry_out(change)
+        if self._names_watcher is not None:
+            self._names_watcher.look_again()
+
+    def _make_folders(self) -> None:
+        """Make /etc/netns/NAME, and remember to remove it."""
+        missing = [
+            folder
+            for folder in (self._etc, self._etc.parent)
+            if self.is_apart and not folder.exists()
+        ]
+        if not missing:
+            return
+        self._folders = tuple(missing)
+        self._write_journal()
+        try:
+            self._etc.mkdir(mode=0o755, parents=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot make {self._etc} for the name servers: {error.strerror}; leave names alone with --dns-mode off",
+                operation="write-resolver",
+            ) from error
+
     def _write_alias(self) -> None:
         if self._tap is not None:
-            self._netlink.set_link(
-                self._tap.name, alias=str(Alias(self._tunnel, self._servers))
-            )
+            alias = Alias(self._tunnel, self._servers, is_complete=not self._excluded)
+            self._netlink.set_link(self._tap.name, alias=str(alias))
 
     # --- what only one tunnel may have ---
 
@@ -554,11 +940,43 @@ class Host:
 
     def _claim(self, state: HostState, found: Found) -> None:
         claims = claims_of(state)
+        if self.is_apart and "dns" in claims:
+            claims = claims - {"dns"} | {f"dns {self._etc}"}
         others = living_tunnels(self._run, found, mine=self._tunnel)
-        refuse_what_is_taken(claims, others, resolver_owner=self._resolv_conf.owner())
+        refuse_what_is_taken(claims, others, resolver_owner=self._names.file.owner())
         self._claims = claims
 
     # --- does it work ---
+
+    def _check_own(self, state: HostState) -> None:
+        """See that the tunnel's own packets do not go into the tunnel."""
+        if not self._by_mark or self.is_apart:
+            return
+        for address in self._servers:
+            hop = self._netlink.route_to(address, mark=self.marks.own)
+            if hop is not None and hop.device == state.device:
+                raise HostError(
+                    f"packets of the tunnel's own sockets, with the mark {self.marks.own:#x}, would go into the "
+                    f"tunnel: a policy rule before {self.marks.preference} sends them there (`ip rule`); remove "
+                    "it, give another --mark, or use --route-mode host",
+                    operation="check-mark",
+                )
+
+    def _check_replies(self, state: HostState) -> None:
+        """See that what leaves with a leased address leaves by the tunnel."""
+        sources = {rule.source for rule in state.rules if rule.source is not None}
+        for address in state.addresses:
+            if network_of(address.ip) not in sources:
+                continue
+            probe, *_ = probe_addresses((), family_of(address), device=state.device)
+            hop = self._netlink.route_to(probe, source=address.ip)
+            if hop is None or hop.device != state.device:
+                way = f"by {hop.device}" if hop is not None else "nowhere"
+                raise HostError(
+                    f"replies from {address.ip} still go {way}: a policy rule or a route of somebody else wins "
+                    "(`ip rule`); give another --policy-route-table",
+                    operation="check-replies",
+                )
 
     def _check_default(self, state: HostState) -> None:
         routes = self._netlink.routes()
@@ -594,25 +1012,27 @@ def cleanup(
     netlink = Netlink()
     try:
         with shared_lock(runtime_dir):
-            return clean_dead(netlink, runtime_dir, ResolvConf(etc_dir), only=tunnel)
+            return clean_dead(netlink, runtime_dir, etc_dir, only=tunnel)
     finally:
         netlink.close()
 
 
-def _ignore_router_advertisements(device: str) -> None:
+def _settle_ipv6(device: str) -> None:
     """Let no router in the hub give this host addresses or a default route unasked.
 
+    And let the link-local address be that of the MAC address, which sevpn speaks with.
     Where IPv6 is off there is nothing to do; where the settings are read-only
     (some containers) the kernel's default stays.
     """
-    setting = _IPV6_SETTINGS / device / "accept_ra"
-    try:
-        setting.write_text("0", encoding="ascii")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning(
-            "router advertisements in the tunnel cannot be turned off",
-            file=str(setting),
-            cause=error,
-        )
+    for name in ("accept_ra", "addr_gen_mode"):
+        setting = _IPV6_SETTINGS / device / name
+        try:
+            setting.write_text("0", encoding="ascii")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning(
+                "a setting of IPv6 in the tunnel cannot be changed",
+                file=str(setting),
+                cause=error,
+            )

@@ -80,6 +80,21 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     resolver: bool = False
     """Whether resolv.conf was, or is about to be, replaced."""
 
+    netns: str = ""
+    """The file of the network namespace, where it is not that of the process."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that were made for resolv.conf, innermost first."""
+
+    excluded: tuple[str, ...] = ()
+    """Networks that have, or share, a route past the tunnel."""
+
+    filters: dict[str, int] = {}
+    """The reverse path filters that were made loose, by device, as they were before."""
+
+    slot: int = -1
+    """Which of the numbers in `marks.py` are its own; -1: not known."""
+
 
 class Journal:
     """The record of one tunnel, and its file.

@@ -11,7 +11,8 @@ the two.
 Everything that we create in the kernel carries our name, so that it can be told
 from other people's things even when all our files are gone:
 
-    routes       protocol 224: `ip route show proto 224`
+    routes       protocol 224: `ip route show table all proto 224`
+    rules        protocol 224 and a preference of marks.py: `ip rule`
     the TAP      alias `sevpn NAME …`: `ip link` shows it; it dies with the process
     resolv.conf  a marker line, see dns/file.py
 """
@@ -48,12 +49,16 @@ __all__ = [
     "HostState",
     "Interface",
     "Link",
+    "NamesWay",
     "Network",
     "Resolver",
     "Route",
+    "RouteKind",
+    "Rule",
     "family_of",
     "host_route_metric",
     "is_default",
+    "network_of",
 ]
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -96,6 +101,15 @@ def family_of(value: Address | Network | Interface) -> Family:
     return 4 if value.version == 4 else 6
 
 
+def network_of(place: Address | Network) -> Network:
+    """Return *place*, an address as the network of it alone."""
+    if isinstance(place, IPv4Address):
+        return IPv4Network((int(place), 32))
+    if isinstance(place, IPv6Address):
+        return IPv6Network((int(place), 128))
+    return place
+
+
 def is_default(destination: Network) -> bool:
     """Whether *destination* is everything."""
     return destination.prefixlen == 0
@@ -110,9 +124,14 @@ def host_route_metric(family: Family) -> int:
     return 0 if family == 4 else 1024
 
 
+RouteKind: TypeAlias = Literal["unicast", "unreachable", "throw", "other"]
+"""What a route does: lead somewhere, refuse at once, or leave the matter to the rules
+that follow (`throw`). Others are other people's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One unicast route of the main table, as we add it or would have added it."""
+    """One route, as we add it or would have added it."""
 
     destination: Network
     """Where to."""
@@ -121,7 +140,7 @@ class Route:
     """Next hop; `None`: on the link itself. May be IPv6 for an IPv4 destination (RFC 5549)."""
 
     device: str
-    """Name of the outgoing interface."""
+    """Name of the outgoing interface; `""` for one that leads nowhere."""
 
     metric: int
     """Smaller wins among routes to the same destination."""
@@ -132,15 +151,22 @@ class Route:
     onlink: bool = False
     """Whether the gateway counts as reachable although no subnet covers it."""
 
+    table: int = MAIN_TABLE
+    """The routing table that it is in."""
+
+    kind: RouteKind = "unicast"
+    """What it does."""
+
     def __str__(self) -> str:
         """Write the route as `ip route` would."""
         width = 32 if self.destination.version == 4 else 128
+        words: list[str] = [] if self.kind == "unicast" else [self.kind]
         if is_default(self.destination):
-            words = ["default"]
+            words.append("default")
         elif self.destination.prefixlen == width:
-            words = [str(self.destination.network_address)]
+            words.append(str(self.destination.network_address))
         else:
-            words = [str(self.destination)]
+            words.append(str(self.destination))
         if self.gateway is not None:
             words += [
                 "via",
@@ -151,8 +177,11 @@ class Route:
                 ),
             ]
             words.append(str(self.gateway))
-        words += ["dev", self.device]
-        if self.gateway is None and self.destination.version == 4:
+        if self.device:
+            words += ["dev", self.device]
+        if self.table != MAIN_TABLE:
+            words += ["table", str(self.table)]
+        if self.gateway is None and self.device and self.destination.version == 4:
             words += ["scope", "link"]
         if self.source is not None:
             words += ["src", str(self.source)]
@@ -164,6 +193,49 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy rule: which packets look into which table. All of its conditions must hold."""
+
+    family: Family
+    """For which version of IP."""
+
+    preference: int
+    """Rules are asked in this order; it is one of the tunnel's ten, see `marks.py`."""
+
+    table: int
+    """The table that is looked into."""
+
+    mark: int | None = None
+    """The packet's firewall mark; `None`: any."""
+
+    is_not: bool = False
+    """Whether the rule is for the packets that do *not* fulfil the conditions."""
+
+    source: Network | None = None
+    """Where the packet comes from; `None`: anywhere."""
+
+    uids: tuple[int, int] | None = None
+    """First and last user id that may own the socket; `None`: any."""
+
+    def __str__(self) -> str:
+        """Write it as `ip rule add` takes it."""
+        words = [f"pref {self.preference}"]
+        if self.is_not:
+            words.append("not")
+        words.append(f"from {'all' if self.source is None else self.source}")
+        if self.mark is not None:
+            words.append(f"fwmark {self.mark:#x}")
+        if self.uids is not None:
+            words.append(f"uidrange {self.uids[0]}-{self.uids[1]}")
+        table = "main" if self.table == MAIN_TABLE else str(self.table)
+        return " ".join([*words, f"lookup {table}"])
+
+
+NamesWay: TypeAlias = Literal["resolved", "resolvconf", "file"]
+"""A way to tell this host its name servers; see dns/backend.py."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resolver:
     """Whom this host asks for names."""
 
@@ -172,6 +244,13 @@ class Resolver:
 
     search: tuple[str, ...] = ()
     """Domains tried behind a short name; letters, digits, `-`, `_` and dots only."""
+
+    domains: tuple[str, ...] = ()
+    """Only names below these, and below `search`, go to `servers` (split DNS); empty: all
+    names do. Characters as in `search`. Only the way `resolved` can do it."""
+
+    way: NamesWay = "file"
+    """By what the host is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +273,28 @@ class HostState:
     resolver: Resolver | None
     """`None`: name resolution is left alone."""
 
+    rules: tuple[Rule, ...] = ()
+    """That send packets into tables of our own."""
+
+    excluded: tuple[Network, ...] = ()
+    """Where the main table must lead past the tunnel, by the best way that there is."""
+
+    bridge: str | None = None
+    """The bridge that the TAP is a port of; `None`: none."""
+
+    beside: tuple[Network, ...] = ()
+    """What a lock must let everybody reach beside the tunnel."""
+
     @property
     def default_families(self) -> frozenset[Family]:
         """The families whose default route is to go through the tunnel."""
+        tables = {MAIN_TABLE} | {rule.table for rule in self.rules if rule.is_not}
         return frozenset(
             family_of(route.destination)
             for route in self.routes
             if is_default(route.destination)
+            and route.kind == "unicast"
+            and route.table in tables
         )
 
 
@@ -228,6 +322,15 @@ class Link:
 
     alias: str | None
     """Free text, set by the administrator or by us."""
+
+    kind: str | None = None
+    """Of a virtual interface what the kernel calls it: `tun`, `bridge`, `wireguard`, …"""
+
+    master: int | None = None
+    """The number of the bridge that it is a port of; `None`: none."""
+
+    has_spanning_tree: bool = False
+    """Of a bridge, whether it finds loops itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,16 +394,13 @@ class FoundAddress:
 
 @dataclass(frozen=True, slots=True)
 class FoundRoute:
-    """A route of the main table as the kernel shows it; one value for each next hop."""
+    """A route as the kernel shows it; one value for each next hop."""
 
     route: Route
-    """Where to and by what way. For a route that is not unicast, the device may be `""`."""
+    """Where to and by what way."""
 
     protocol: int
     """Who made it: :data:`RTPROTO` is us, 2 the kernel, 3 the boot scripts, 4 `ip`, …"""
-
-    is_unicast: bool = True
-    """Whether it leads anywhere; false for blackhole, unreachable, prohibit, throw."""
 
     is_usable: bool = True
     """False while its next hop is dead or its link is down."""
@@ -309,6 +409,11 @@ class FoundRoute:
     def is_ours(self) -> bool:
         """Whether sevpn made it, in whatever process."""
         return self.protocol == RTPROTO
+
+    @property
+    def is_unicast(self) -> bool:
+        """Whether it leads anywhere."""
+        return self.route.kind == "unicast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +428,12 @@ class Found:
 
     routes: tuple[FoundRoute, ...] = ()
     """The main tables of both families."""
+
+    elsewhere: tuple[FoundRoute, ...] = ()
+    """Routes of ours in other tables."""
+
+    rules: tuple[Rule, ...] = ()
+    """Policy rules of ours."""
 
     def link(self, name: str) -> Link | None:
         """Return the interface *name*, or `None`."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when the network of this host has changed.
+"""Tells when the network of this host, or its packet filter, has changed.
 
 Layer: net. Runs in: the event loop of the control thread; its own netlink socket.
 
-    event ── 150 ms ── callback        further events in between count as one
+    event ── 10 ms ── callback ── rest    of links, addresses, routes and rules
+    event ── 10 ms ── callback            of the packet filter
+
+Further events in between count as one.
 
 The events themselves are not looked at: the kernel removes IPv4 routes without
 telling when an address or a link goes, so a mirror of its tables would be wrong.
@@ -13,60 +16,118 @@ Whoever is called asks. A full queue (ENOBUFS) is an event, too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import math
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from sevpn.errors import HostError
 
-__all__ = ["COALESCE_S", "Monitor"]
+__all__ = ["NETWORK", "PACKET_FILTER", "Monitor", "Subject", "rest_after"]
 
-COALESCE_S: Final = 0.15
-"""An uplink that comes or goes makes a dozen events within some 100 ms."""
+_COALESCE_S: Final = 0.01
+"""A flush and the load behind it are one change. An uplink that comes or goes makes a
+dozen events within some 100 ms; each look may be the one that lets a tunnel follow."""
 
-_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
+_NETLINK_NETFILTER: Final = 12
+_GROUP_NFTABLES: Final = 1 << (7 - 1)
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
+"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and
+IPV6_RULE, which has no name of that kind."""
+
+_REST: Final = 5.0
+"""Owed after a callback, so many times what it took: where tables are large and never hold
+still, as on a router with BGP, looking at them must not fill a processor."""
+
+_MAX_REST_S: Final = 5.0
+
+_ALLOWANCE_S: Final = 0.3
+"""Rest that may be owed: a transition takes several looks, and none of them may wait."""
+
+
+class Subject(NamedTuple):
+    """What can be watched."""
+
+    name: str
+    """As messages call it."""
+
+    protocol: int
+    """Of netlink."""
+
+    groups: int
+    """Whose events are asked for."""
+
+    rests: bool
+    """Whether there is a rest after a callback."""
+
+
+NETWORK: Final = Subject("the network", socket.NETLINK_ROUTE, _GROUPS, rests=True)
+"""Links, addresses, routes and rules."""
+
+PACKET_FILTER: Final = Subject(
+    "the packet filter", _NETLINK_NETFILTER, _GROUP_NFTABLES, rests=False
+)
+"""Rulesets. While we wait, nothing is held, which is why nobody rests."""
 
 _DRAIN_COUNT: Final = 256
 """Datagrams read in one go; the loop comes back for the rest."""
 
 
+def rest_after(took_s: float) -> float:
+    """Return how much rest a callback costs that took so long."""
+    return min(_REST * took_s, _MAX_REST_S)
+
+
 class Monitor:
-    """Watches links, addresses and routes of the current network namespace.
+    """Watches something of the current network namespace.
 
     Args:
-        callback: Called on the event loop, 150 ms after the first event.
+        callback: Called on the event loop, some ms after the first event, of whomever.
+        subject: What is watched.
     """
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(
+        self, callback: Callable[[], None], subject: Subject = NETWORK
+    ) -> None:
+        self._subject = subject
         self._callback = callback
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._rests_until = -math.inf
 
-    def start(self) -> None:
-        """Begin, on the running event loop.
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Begin, in the network namespace of the calling thread; anew if it was begun.
+
+        Args:
+            loop: Where the callback is called; the running one, if omitted. From a
+                thread other than the loop's, while the loop waits for it.
 
         Raises:
             HostError: No netlink.
         """
-        sock = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            socket.NETLINK_ROUTE,
-        )
-        try:
-            sock.bind((0, _GROUPS))
-        except OSError as error:
-            sock.close()
-            raise HostError(
-                f"cannot watch the network: {os.strerror(error.errno or 0)}",
-                operation="watch",
-            ) from error
+        self.stop()
+        with contextlib.ExitStack() as stack:
+            try:
+                sock = stack.enter_context(
+                    socket.socket(
+                        socket.AF_NETLINK,
+                        socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                        self._subject.protocol,
+                    )
+                )
+                sock.bind((0, self._subject.groups))
+            except OSError as error:
+                raise HostError(
+                    f"cannot watch {self._subject.name}: {os.strerror(error.errno or 0)}",
+                    operation="watch",
+                ) from error
+            stack.pop_all()
         self._socket = sock
-        self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop() if loop is None else loop
         self._loop.add_reader(sock, self._on_readable)
 
     def stop(self) -> None:
@@ -80,6 +141,11 @@ class Monitor:
             self._socket.close()
             self._socket = None
 
+    def again_in(self, delay_s: float) -> None:
+        """Call in *delay_s* seconds even if nothing changes until then."""
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(delay_s, self._fire)
+
     def _on_readable(self) -> None:
         if self._socket is None or self._loop is None:
             return
@@ -92,8 +158,18 @@ class Monitor:
                 if error.errno != errno.ENOBUFS:
                     raise
         if self._timer is None:
-            self._timer = self._loop.call_later(COALESCE_S, self._fire)
+            rest_s = self._rests_until - _ALLOWANCE_S - self._loop.time()
+            delay_s = max(_COALESCE_S, rest_s)
+            self._timer = self._loop.call_later(delay_s, self._fire)
 
     def _fire(self) -> None:
+        assert self._loop is not None, "it was started"
         self._timer = None
-        self._callback()
+        began_at = self._loop.time()
+        try:
+            self._callback()
+        finally:
+            now = self._loop.time()
+            if self._subject.rests:
+                rest_s = rest_after(now - began_at)
+                self._rests_until = max(self._rests_until, now) + rest_s

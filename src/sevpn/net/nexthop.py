@@ -14,8 +14,8 @@ Policy rules and other tables are not looked at: `host` mode is the plain one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from sevpn.net.model import (
@@ -26,6 +26,7 @@ from sevpn.net.model import (
     Route,
     family_of,
     host_route_metric,
+    network_of,
 )
 
 __all__ = [
@@ -50,10 +51,19 @@ class NextHop:
     onlink: bool = False
     """Whether the route that was found says `onlink`; ours must say so too then."""
 
+    source: Address | None = field(default=None, compare=False)
+    """The source address that the kernel would choose, where it was asked. It is no part
+    of the way: the same router may be reached with several."""
+
+    def __str__(self) -> str:
+        """Write it as `ip route` would."""
+        way = f"dev {self.device}"
+        return way if self.gateway is None else f"via {self.gateway} {way}"
+
 
 def best_next_hop(
     routes: Iterable[FoundRoute],
-    destination: Address,
+    destination: Address | Network,
     *,
     ignored_devices: Collection[str] = (),
 ) -> NextHop | None:
@@ -61,7 +71,7 @@ def best_next_hop(
 
     Args:
         routes: The main table, in the kernel's order.
-        destination: Any address that is not one of this host.
+        destination: Any address that is not one of this host, or a whole network.
         ignored_devices: The TAPs of sevpn: a route into one is no way to a server.
 
     Returns:
@@ -75,7 +85,7 @@ def best_next_hop(
             or not found.is_usable
             or route.device in ignored_devices
             or route.destination.version != destination.version
-            or destination not in route.destination
+            or not _covers(route.destination, destination)
         ):
             continue
         if best is None or _rank(route) < _rank(best.route):
@@ -85,22 +95,24 @@ def best_next_hop(
     return NextHop(best.route.device, best.route.gateway, best.route.onlink)
 
 
+def _covers(outer: Network, inner: Address | Network) -> bool:
+    if isinstance(inner, IPv4Address | IPv6Address):
+        return inner in outer
+    # subnet_of wants both of one version; the caller has seen to that.
+    return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
+
+
 def _rank(route: Route) -> tuple[int, int]:
     return (-route.destination.prefixlen, route.metric)
 
 
-def server_route(address: Address, hop: NextHop) -> Route:
-    """Return the route that holds *address* to *hop*, whatever the tunnel changes."""
-    destination: Network = (
-        IPv4Network((int(address), 32))
-        if isinstance(address, IPv4Address)
-        else IPv6Network((int(address), 128))
-    )
+def server_route(place: Address | Network, hop: NextHop) -> Route:
+    """Return the route that holds *place* to *hop*, whatever the tunnel changes."""
     return Route(
-        destination=destination,
+        destination=network_of(place),
         gateway=hop.gateway,
         device=hop.device,
-        metric=host_route_metric(family_of(address)),
+        metric=host_route_metric(family_of(place)),
         onlink=hop.onlink,
     )
 
@@ -108,7 +120,7 @@ def server_route(address: Address, hop: NextHop) -> Route:
 def is_held_by_others(
     routes: Iterable[FoundRoute], route: Route, *, ignored_devices: Collection[str] = ()
 ) -> bool:
-    """Whether somebody else's route already holds the one address of *route*.
+    """Whether somebody else's route already holds the destination of *route*.
 
     Then ours is not needed, and could not be added where the metric is the same.
     """

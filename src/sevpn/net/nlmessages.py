@@ -29,7 +29,6 @@ from typing import Any, Final, Protocol
 
 from sevpn.errors import HostError
 from sevpn.net.model import (
-    MAIN_TABLE,
     Address,
     FoundAddress,
     FoundRoute,
@@ -37,6 +36,8 @@ from sevpn.net.model import (
     Link,
     Network,
     Route,
+    RouteKind,
+    Rule,
 )
 from sevpn.net.nexthop import NextHop
 
@@ -48,6 +49,7 @@ __all__ = [
     "read_link",
     "read_next_hop",
     "read_routes",
+    "read_rule",
 ]
 
 _IFF_UP: Final = 0x1
@@ -59,6 +61,12 @@ _RTNH_F_DEAD: Final = 1
 _RTNH_F_ONLINK: Final = 4
 _RTNH_F_LINKDOWN: Final = 16
 _RTM_F_CLONED: Final = 0x200
+_KINDS: Final[dict[int, RouteKind]] = {1: "unicast", 7: "unreachable", 9: "throw"}
+_FR_ACT_TO_TABLE: Final = 1
+_FIB_RULE_INVERT: Final = 2
+_NONE: Final = 0xFFFFFFFF
+_FOREIGN: Final = ("FRA_DST", "FRA_IIFNAME", "FRA_OIFNAME", "FRA_IP_PROTO")
+"""Conditions that rules of ours never have."""
 
 
 class Message(Protocol):
@@ -95,6 +103,7 @@ def read_link(message_class: MessageClass, body: bytes) -> Link:
     """Return the interface that *body* shows."""
     message = _decoded(message_class, body)
     mac = message.get_attr("IFLA_ADDRESS")
+    kind, data = _kind(message)
     return Link(
         index=int(message["index"]),
         name=str(message.get_attr("IFLA_IFNAME")),
@@ -103,7 +112,20 @@ def read_link(message_class: MessageClass, body: bytes) -> Link:
         is_up=bool(message["flags"] & _IFF_UP),
         has_carrier=bool(message["flags"] & _IFF_LOWER_UP),
         alias=message.get_attr("IFLA_IFALIAS"),
+        kind=kind,
+        master=message.get_attr("IFLA_MASTER") or None,
+        has_spanning_tree=kind == "bridge"
+        and data is not None
+        and bool(data.get_attr("IFLA_BR_STP_STATE")),
     )
+
+
+def _kind(message: Message) -> tuple[str | None, Message | None]:
+    """Return what kind of virtual interface it is, and what there is to say of that kind."""
+    info = message.get_attr("IFLA_LINKINFO")
+    if info is None or (kind := info.get_attr("IFLA_INFO_KIND")) is None:
+        return None, None
+    return str(kind), info.get_attr("IFLA_INFO_DATA")
 
 
 def read_address(
@@ -130,11 +152,12 @@ def read_address(
 def read_routes(
     message_class: MessageClass, body: bytes, names: Mapping[int, str]
 ) -> list[FoundRoute]:
-    """Return one value for each next hop; none for what is not of a main table."""
+    """Return one value for each next hop; none for what the kernel made of a route."""
     message = _decoded(message_class, body)
-    table = message.get_attr("RTA_TABLE") or message["table"]
-    if table != MAIN_TABLE or message["flags"] & _RTM_F_CLONED:
+    if message["flags"] & _RTM_F_CLONED:
         return []
+    table = int(message.get_attr("RTA_TABLE") or message["table"])
+    kind = _KINDS.get(message["type"], "other")
     destination = _destination(message)
     metric = int(message.get_attr("RTA_PRIORITY") or 0)
     source = _optional_address(message.get_attr("RTA_PREFSRC"))
@@ -142,24 +165,62 @@ def read_routes(
     for hop, flags in _hops(message):
         gateway = _gateway(hop)
         index = hop.get_attr("RTA_OIF") if hop is message else hop["oif"]
+        # For a route of IPv6 that leads nowhere the kernel names the interface lo.
+        device = names.get(int(index or 0), "") if kind in {"unicast", "other"} else ""
         route = Route(
             destination=destination,
             gateway=gateway,
-            device=names.get(int(index or 0), ""),
+            device=device,
             metric=metric,
             source=source,
             onlink=bool(flags & _RTNH_F_ONLINK),
+            table=table,
+            kind=kind,
         )
         found.append(
             FoundRoute(
                 route,
                 protocol=int(message["proto"]),
-                is_unicast=message["type"] == _RTN_UNICAST,
                 is_usable=not flags & (_RTNH_F_DEAD | _RTNH_F_LINKDOWN)
                 and not _is_wrapped(hop),
             )
         )
     return found
+
+
+def read_rule(message_class: MessageClass, body: bytes) -> tuple[Rule, int] | None:
+    """Return the policy rule that *body* shows, and whose it is (its protocol number).
+
+    `None` for one that does not send packets into a table, or not by conditions that
+    :class:`Rule` knows: none of ours is like that.
+    """
+    message = _decoded(message_class, body)
+    if message["action"] != _FR_ACT_TO_TABLE or any(map(message.get_attr, _FOREIGN)):
+        return None
+    if message.get_attr("FRA_SUPPRESS_PREFIXLEN") not in {None, _NONE}:
+        return None
+    source = message.get_attr("FRA_SRC")
+    uids = message.get_attr("FRA_UID_RANGE")
+    mark = message.get_attr("FRA_FWMARK")
+    is_4 = message["family"] == socket.AF_INET
+    network = IPv4Network if is_4 else IPv6Network
+    rule = Rule(
+        family=4 if is_4 else 6,
+        preference=int(message.get_attr("FRA_PRIORITY") or 0),
+        table=int(message.get_attr("FRA_TABLE") or message["table"]),
+        mark=int(mark) if mark else None,
+        is_not=bool(message["flags"] & _FIB_RULE_INVERT),
+        source=network((source, message["src_len"])) if source else None,
+        uids=_uids(uids),
+    )
+    return rule, int(message.get_attr("FRA_PROTOCOL") or 0)
+
+
+def _uids(text: object) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = str(text).partition(":")
+    return (int(first), int(last))
 
 
 def _hops(message: Message) -> Sequence[tuple[Message, int]]:
@@ -197,7 +258,8 @@ def read_next_hop(message_class: MessageClass, body: bytes) -> NextHop | None:
         device = socket.if_indextoname(int(message.get_attr("RTA_OIF") or 0))
     except OSError:
         return None
-    return NextHop(device, _gateway(message))
+    source = _optional_address(message.get_attr("RTA_PREFSRC"))
+    return NextHop(device, _gateway(message), source=source)
 
 
 def _decoded(message_class: MessageClass, body: bytes) -> Message:

@@ -9,20 +9,44 @@ What only DHCP will tell stands there in capitals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sevpn.net.dns.detect import Choice
-from sevpn.net.model import DEFAULT_V4, RTPROTO, Address, Found, FoundRoute, is_default
-from sevpn.net.plan import Made, plan, plan_server_routes, with_half_defaults
-from sevpn.net.wanted import DEFAULT_MTU, wanted_state
+from sevpn.net.marks import Marks
+from sevpn.net.model import (
+    DEFAULT_V4,
+    RTPROTO,
+    Address,
+    Found,
+    FoundRoute,
+    Network,
+    Resolver,
+    Route,
+    is_default,
+)
+from sevpn.net.plan import (
+    AddRoute,
+    AddRule,
+    Made,
+    describe_resolver,
+    plan,
+    plan_pins,
+    with_half_defaults,
+)
+from sevpn.net.routing import Inside, arrange
+from sevpn.net.wanted import DEFAULT_MTU, networks_of, wanted_state, wishes_of
 
 if TYPE_CHECKING:
     from sevpn.config.profile import Settings
     from sevpn.wire.ethernet import MacAddress
 
 __all__ = ["Preview", "preview"]
+
+
+_FIRST: Final = Marks.of(0)
+_NOTHING: Final[Mapping[str, Sequence[Address]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,9 @@ def preview(
     servers: Iterable[Address],
     mac: MacAddress,
     dns: Choice,
+    marks: Marks = _FIRST,
+    resolved: Mapping[str, Sequence[Address]] = _NOTHING,
+    lock: str = "",
 ) -> Preview:
     """Describe what `up` with *settings* would do on the host as *found*.
 
@@ -55,21 +82,40 @@ def preview(
         servers: Addresses of the server; empty when the name was not resolved.
         mac: What the TAP would get.
         dns: How names would be set, see :func:`sevpn.net.dns.detect.choose`.
+        marks: The numbers that it would have.
+        resolved: The addresses of the names among what is included and excluded.
+        lock: What would be loaded into the packet filter.
     """
     device = _device_name(settings.tap, found)
-    pins = plan_server_routes(found, servers)
+    pins = plan_pins(found, servers)
     changes = [
+        *(f"nft {line}" for line in lock.splitlines()),
         f"ip tuntap add {device} mode tap",
         f"ip link set {device} address {mac} mtu {settings.mtu or DEFAULT_MTU}",
         *(change.describe() for change in pins.changes),
     ]
     warnings = [f"this host has no route to {address}" for address in pins.lost]
     if settings.dhcp:
-        changes += _after_the_lease(settings, found, device, dns)
+        changes += _after_the_lease(
+            settings, found, device, dns, marks=marks, resolved=resolved
+        )
     else:
-        wanted = wanted_state(settings, lease=None, device=device, found=found)
+        way = "file" if dns.backend == "off" else dns.backend
+        wanted = wanted_state(
+            settings,
+            lease=None,
+            device=device,
+            found=found,
+            names_way=way,
+            marks=marks,
+            resolved=resolved,
+        )
         state = with_half_defaults(wanted.state, found)
-        changes += [change.describe() for change in plan(found, state, made=Made())]
+        steps = (
+            *plan_pins(found, state.excluded).changes,
+            *plan(found, state, made=Made(), marks=marks),
+        )
+        changes += [change.describe() for change in steps]
         warnings += wanted.warnings
     return Preview(
         tuple(changes), tuple(_unchanged(settings, found, dns)), tuple(warnings)
@@ -77,34 +123,92 @@ def preview(
 
 
 def _after_the_lease(
-    settings: Settings, found: Found, device: str, dns: Choice
+    settings: Settings,
+    found: Found,
+    device: str,
+    dns: Choice,
+    *,
+    marks: Marks,
+    resolved: Mapping[str, Sequence[Address]],
 ) -> list[str]:
     lines = [
         f"ip link set {device} up",
         f"ip address add ADDRESS/PREFIX dev {device}    (from DHCP)",
     ]
-    words = f"dev {device} metric {settings.metric} proto {RTPROTO}"
+    table = f" table {marks.table}" if settings.is_by_mark else ""
+    words = f"dev {device}{table} metric {settings.metric} proto {RTPROTO}"
+    included = networks_of(settings.include, resolved)
+    gateway = settings.gateway or "GATEWAY"
+    lines += [f"{_ip(net)} route add {net} via {gateway} {words}" for net in included]
     if settings.accept_static_routes:
         lines.append(
             f"ip route add DESTINATION via GATEWAY {words}    (each of DHCP options 121, 249 or 33)"
         )
     if settings.accept_default_gateway:
-        gateway = settings.gateway or "GATEWAY"
         lines.append(f"ip route add default via {gateway} {words}")
-        if any(entry.route.metric <= settings.metric for entry in _defaults(found)):
+        if not settings.is_by_mark and any(
+            entry.route.metric <= settings.metric for entry in _defaults(found)
+        ):
             lines += [
                 f"ip route add {half} via {gateway} {words}"
                 for half in ("0.0.0.0/1", "128.0.0.0/1")
             ]
-    if dns.backend == "off":
+    lines += _arranged(settings, found, device, marks=marks, resolved=resolved)
+    if dns.backend == "off" or not settings.asks_for_names:
         return lines
-    if settings.dns:
-        lines.append(
-            f"write /etc/resolv.conf: nameserver {', '.join(map(str, settings.dns))}"
-        )
-    elif settings.accept_dns:
-        lines.append("write /etc/resolv.conf: nameserver SERVERS    (from DHCP)")
+    resolver = Resolver((), settings.search, settings.split_dns, dns.backend)
+    servers = [str(server) for server in settings.dns] or ["SERVERS"]
+    origin = "" if settings.dns else "    (from DHCP)"
+    lines.append(f"{describe_resolver(resolver, servers, device)}{origin}")
     return lines
+
+
+def _arranged(
+    settings: Settings,
+    found: Found,
+    device: str,
+    *,
+    marks: Marks,
+    resolved: Mapping[str, Sequence[Address]],
+) -> list[str]:
+    """Return what goes along with the routes into the tunnel: rules, and what is excluded."""
+    included = networks_of(settings.include, resolved)
+    into: list[Network] = [*included]
+    if settings.accept_default_gateway:
+        into.append(DEFAULT_V4)
+    arranged = arrange(
+        wishes_of(settings, rejects_ipv6=settings.ipv6 == "block"),
+        Inside(
+            device=device,
+            addresses=(),
+            routes=tuple(Route(net, None, device, settings.metric) for net in into),
+            excluded=networks_of(settings.exclude, resolved),
+            routers=(),
+            metric=settings.metric,
+        ),
+        found=found,
+        marks=marks,
+    )
+    lines = [
+        AddRoute(route).describe()
+        for route in arranged.routes
+        if route.device != device
+    ]
+    lines += [
+        change.describe() for change in plan_pins(found, arranged.excluded).changes
+    ]
+    if settings.policy_route_table is not None:
+        number = settings.policy_route_table
+        gateway = settings.gateway or "GATEWAY"
+        lines += [
+            f"ip route add default via {gateway} dev {device} table {number} metric {settings.metric} proto {RTPROTO}",
+            f"ip rule add pref {marks.preference} from ADDRESS lookup {number} protocol {RTPROTO}",
+        ]
+    return lines + [AddRule(rule).describe() for rule in arranged.rules]
+
+
+def _ip(network: Network) -> str:
+    return "ip" if network.version == 4 else "ip -6"
 
 
 def _unchanged(settings: Settings, found: Found, dns: Choice) -> list[str]:
@@ -122,7 +226,7 @@ def _unchanged(settings: Settings, found: Found, dns: Choice) -> list[str]:
         )
     if dns.backend == "off":
         lines.append(f"name servers: {dns.reason}")
-    elif not (settings.accept_dns or settings.dns):
+    elif not settings.asks_for_names:
         lines.append("name servers (/etc/resolv.conf): --accept-dns would change them")
     return lines
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's links, addresses and routes, through one netlink socket.
+"""The kernel's links, addresses, routes and rules, through one netlink socket.
 
 Layer: net. Runs in: the control thread (or any other, one at a time).
 
@@ -12,7 +12,7 @@ Two things guard against the library (docs/decisions/0002-netlink.md): there are
 only typed functions here, because it drops names that it does not know; and each
 write is read back and compared. For routes the kernel is asked to echo what it
 has put into its table (`NLM_F_ECHO`), which costs the same however large the
-table is; links and addresses are asked for.
+table is; links, addresses and rules are asked for.
 
 Foreign errors end here: what comes out is :class:`HostError` with the kernel's
 reason in words.
@@ -34,7 +34,7 @@ from ipaddress import (
 )
 from typing import Final
 
-from sevpn.errors import HostError
+from sevpn.errors import HostError, InterfaceGoneError
 from sevpn.net.model import (
     MAIN_TABLE,
     RTPROTO,
@@ -46,6 +46,8 @@ from sevpn.net.model import (
     Interface,
     Link,
     Route,
+    RouteKind,
+    Rule,
     family_of,
 )
 from sevpn.net.nexthop import NextHop
@@ -57,6 +59,7 @@ from sevpn.net.nlmessages import (
     read_link,
     read_next_hop,
     read_routes,
+    read_rule,
 )
 from sevpn.net.nlsocket import (
     NLM_F_APPEND,
@@ -78,18 +81,20 @@ _RTM_GETADDR: Final = 22
 _RTM_NEWROUTE: Final = 24
 _RTM_DELROUTE: Final = 25
 _RTM_GETROUTE: Final = 26
+_RTM_NEWRULE: Final = 32
+_RTM_DELRULE: Final = 33
+_RTM_GETRULE: Final = 34
 
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 _IFF_UP: Final = 0x1
-_IFF_LOWER_UP: Final = 0x10000
-_RTN_UNICAST: Final = 1
-_RTN_LOCAL: Final = 2
+_RTN_KINDS: Final[dict[RouteKind, int]] = {"unicast": 1, "unreachable": 7, "throw": 9}
+_FR_ACT_TO_TABLE: Final = 1
+_FIB_RULE_INVERT: Final = 2
+_RT_TABLE_COMPAT: Final = 252
+_MAX_SHORT_TABLE: Final = 255
 _RT_SCOPE_UNIVERSE: Final = 0
 _RT_SCOPE_LINK: Final = 253
-_RTNH_F_DEAD: Final = 1
 _RTNH_F_ONLINK: Final = 4
-_RTNH_F_LINKDOWN: Final = 16
-_RTM_F_CLONED: Final = 0x200
 
 _NO_ROUTE: Final = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES}
@@ -106,11 +111,12 @@ _FAMILIES: Final[dict[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
-    """The library's three message layouts."""
+    """The library's four message layouts."""
 
     link: MessageClass
     address: MessageClass
     route: MessageClass
+    rule: MessageClass
 
 
 _codec: _Codec | None = None
@@ -120,7 +126,7 @@ def _load_codec() -> _Codec:
     """Import the message layouts, and nothing else, of the library.
 
     The library's own `__init__` imports all of it, 240 modules and 14 MiB, for
-    three layouts that need 25 modules and 2 MiB. So a bare package of the same
+    four layouts that need 25 modules and 2 MiB. So a bare package of the same
     path stands in for it during the import. What was imported is then taken out
     of `sys.modules` again: should anybody else in this process want the library,
     they get the whole of it. A version of the library that cannot be imported
@@ -138,11 +144,12 @@ def _load_codec() -> _Codec:
 def _import_layouts() -> _Codec:
     # Imported at the first use only: the commands that talk to a running tunnel
     # never need it.
+    from pyroute2.netlink.rtnl.fibmsg import fibmsg  # noqa: PLC0415
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: PLC0415
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: PLC0415
     from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415
 
-    return _Codec(link=ifinfmsg, address=ifaddrmsg, route=rtmsg)
+    return _Codec(link=ifinfmsg, address=ifaddrmsg, route=rtmsg, rule=fibmsg)
 
 
 def _import_bare() -> _Codec:
@@ -179,7 +186,7 @@ class Netlink:
     # --- what there is ---
 
     def find(self) -> Found:
-        """Return all links, all addresses and both main tables.
+        """Return all links, all addresses, both main tables, and what is ours elsewhere.
 
         Raises:
             HostError: The kernel did not answer.
@@ -190,6 +197,8 @@ class Netlink:
             links=tuple(links),
             addresses=tuple(self._addresses(names)),
             routes=(*self._routes(4, names), *self._routes(6, names)),
+            elsewhere=(*self._elsewhere(4, names), *self._elsewhere(6, names)),
+            rules=(*self.rules(4), *self.rules(6)),
         )
 
     def links(self) -> list[Link]:
@@ -232,10 +241,17 @@ class Netlink:
         names = self._names()
         return [*self._routes(4, names), *self._routes(6, names)]
 
-    def route_to(self, address: Address) -> NextHop | None:
+    def route_to(
+        self, address: Address, *, mark: int = 0, source: Address | None = None
+    ) -> NextHop | None:
         """Ask the kernel where it would send a packet for *address* now.
 
         Policy rules and all tables count, as for a socket that is bound to nothing.
+
+        Args:
+            address: Where to.
+            mark: The firewall mark of the socket that sends it.
+            source: The address that the socket is bound to.
 
         Returns:
             `None` when there is no route. For an address of this host the device
@@ -249,6 +265,11 @@ class Netlink:
         message["family"] = _FAMILIES[family_of(address)]
         message["dst_len"] = 32 if address.version == 4 else 128
         message["attrs"] = [("RTA_DST", plain_text(address))]
+        if mark:
+            message["attrs"].append(("RTA_MARK", mark))
+        if source is not None:
+            message["src_len"] = message["dst_len"]
+            message["attrs"].append(("RTA_SRC", plain_text(source)))
         what = f"ask for the route to {address}"
         answers = self._ask(what, "find", _RTM_GETROUTE, message, fine=_NO_ROUTE)
         return next(
@@ -270,20 +291,55 @@ class Netlink:
         return [address for address in found if address is not None]
 
     def _routes(self, family: Family, names: dict[int, str]) -> list[FoundRoute]:
-        codec = _load_codec()
-        message = codec.route()
+        message = _load_codec().route()
         message["family"] = _FAMILIES[family]
         # A kernel that knows strict checking (4.20) sends this table only; from
-        # an older one the others come, too, and are left out in read_routes.
+        # an older one the others come, too.
         message["table"] = MAIN_TABLE
         message["attrs"] = [("RTA_TABLE", MAIN_TABLE)]
+        return [
+            found
+            for found in self._read(family, message, names)
+            if found.route.table == MAIN_TABLE
+        ]
+
+    def _elsewhere(self, family: Family, names: dict[int, str]) -> list[FoundRoute]:
+        message = _load_codec().route()
+        message["family"] = _FAMILIES[family]
+        message["proto"] = RTPROTO  # likewise
+        return [
+            found
+            for found in self._read(family, message, names)
+            if found.is_ours and found.route.table != MAIN_TABLE
+        ]
+
+    def _read(
+        self, family: Family, message: Message, names: dict[int, str]
+    ) -> list[FoundRoute]:
         bodies = self._list("list routes", _RTM_GETROUTE, message, fine=_NO_TABLE)
         # A kernel without IPv6 answers a question about it with all that it has.
         return [
             found
             for body in bodies
-            for found in read_routes(codec.route, body, names)
+            for found in read_routes(_load_codec().route, body, names)
             if family_of(found.route.destination) == family
+        ]
+
+    def rules(self, family: Family) -> list[Rule]:
+        """Return the policy rules of ours, in the order in which they are asked.
+
+        Raises:
+            HostError: The kernel did not answer.
+        """
+        codec = _load_codec()
+        message = codec.rule()
+        message["family"] = _FAMILIES[family]
+        bodies = self._list("list rules", _RTM_GETRULE, message, fine=_NO_TABLE)
+        read = (read_rule(codec.rule, body) for body in bodies)
+        return [
+            rule
+            for rule, protocol in (entry for entry in read if entry is not None)
+            if protocol == RTPROTO and rule.family == family
         ]
 
     # --- what is changed ---
@@ -296,6 +352,7 @@ class Netlink:
         mtu: int | None = None,
         is_up: bool | None = None,
         alias: str | None = None,
+        master: int | None = None,
     ) -> Link:
         """Change an interface and return it as it is then.
 
@@ -305,6 +362,7 @@ class Netlink:
             mtu: In bytes of one IP packet.
             is_up: Turn it on or off.
             alias: Free text, at most 255 bytes.
+            master: The number of the bridge to make it a port of; 0: of none.
 
         Raises:
             HostError: There is no such interface, or the kernel refused.
@@ -312,14 +370,25 @@ class Netlink:
         """
         message = _load_codec().link()
         message["index"] = self._index(name, "set-link")
-        given = {"IFLA_ADDRESS": mac, "IFLA_MTU": mtu, "IFLA_IFALIAS": alias}
+        given = {
+            "IFLA_ADDRESS": mac,
+            "IFLA_MTU": mtu,
+            "IFLA_IFALIAS": alias,
+            "IFLA_MASTER": master,
+        }
         message["attrs"] = [
             (key, value) for key, value in given.items() if value is not None
         ]
         if is_up is not None:
             message["flags"] = _IFF_UP if is_up else 0
             message["change"] = _IFF_UP
-        words = (("mac", mac), ("mtu", mtu), ("up", is_up), ("alias", alias))
+        words = (
+            ("mac", mac),
+            ("mtu", mtu),
+            ("up", is_up),
+            ("alias", alias),
+            ("master", master),
+        )
         what = f"set {name} to " + ", ".join(
             f"{word} {value}" for word, value in words if value is not None
         )
@@ -330,6 +399,7 @@ class Netlink:
             and mtu in {None, after.mtu}
             and is_up in {None, after.is_up}
             and alias in {None, after.alias or ""}
+            and master in {None, after.master or 0}
         ):
             raise _did_not_take(what, "set-link", after)
         return after
@@ -379,7 +449,7 @@ class Netlink:
             raise _did_not_take(what, "remove-address", None)
 
     def add_route(self, route: Route, *, replace: bool = False) -> None:
-        """Add a route of ours to the main table; the same one of ours is no error.
+        """Add a route of ours to its table; the same one of ours is no error.
 
         One with the same destination and metric by somebody else stays in front
         of it (IPv4), as `ip route append` would do.
@@ -424,7 +494,7 @@ class Netlink:
             HostError: The kernel refused.
             PrivilegeError: Without CAP_NET_ADMIN.
         """
-        if self.link(route.device) is None:
+        if route.device and self.link(route.device) is None:
             return  # it went with its interface
         message = self._route_message(route, "remove-route")
         what = f"remove the route {route}"
@@ -439,6 +509,63 @@ class Netlink:
         if not _is_echoed(answers, _RTM_DELROUTE, route) and self._has_route(route):
             raise _did_not_take(what, "remove-route", route)
 
+    def add_rule(self, rule: Rule) -> None:
+        """Add a policy rule of ours; the same one of ours is no error.
+
+        Raises:
+            HostError: The kernel refused (it may have been built without policy
+                routing), or shows something else afterwards.
+            PrivilegeError: Without CAP_NET_ADMIN.
+        """
+        if rule in self.rules(rule.family):
+            return
+        what = f"add the rule {rule}"
+        flags = NLM_F_CREATE | NLM_F_EXCL
+        self._ask(what, "add-rule", _RTM_NEWRULE, self._rule_message(rule), flags=flags)
+        if rule not in self.rules(rule.family):
+            raise _did_not_take(what, "add-rule", None)
+
+    def remove_rule(self, rule: Rule) -> None:
+        """Remove a policy rule of ours; one that is not there is no error.
+
+        The kernel compares the protocol number: the same rule of somebody else stays.
+
+        Raises:
+            HostError: The kernel refused, or still shows it afterwards.
+            PrivilegeError: Without CAP_NET_ADMIN.
+        """
+        what = f"remove the rule {rule}"
+        self._ask(
+            what,
+            "remove-rule",
+            _RTM_DELRULE,
+            self._rule_message(rule),
+            fine=frozenset({errno.ENOENT}),
+        )
+        if rule in self.rules(rule.family):
+            raise _did_not_take(what, "remove-rule", rule)
+
+    def _rule_message(self, rule: Rule) -> Message:
+        message = _load_codec().rule()
+        message["family"] = _FAMILIES[rule.family]
+        message["action"] = _FR_ACT_TO_TABLE
+        message["table"] = _short_table(rule.table)
+        message["flags"] = _FIB_RULE_INVERT if rule.is_not else 0
+        attributes: list[tuple[str, object]] = [
+            ("FRA_PRIORITY", rule.preference),
+            ("FRA_TABLE", rule.table),
+            ("FRA_PROTOCOL", RTPROTO),
+        ]
+        if rule.mark is not None:
+            attributes.append(("FRA_FWMARK", rule.mark))
+        if rule.source is not None:
+            message["src_len"] = rule.source.prefixlen
+            attributes.append(("FRA_SRC", str(rule.source.network_address)))
+        if rule.uids is not None:
+            attributes.append(("FRA_UID_RANGE", f"{rule.uids[0]}:{rule.uids[1]}"))
+        message["attrs"] = attributes
+        return message
+
     def _has_address(self, device: str, interface: Interface) -> bool:
         return any(
             found.device == device and found.interface == interface
@@ -446,18 +573,19 @@ class Netlink:
         )
 
     def _has_route(self, route: Route) -> bool:
-        names = self._names()
-        return any(
-            found.route == route and found.is_ours
-            for found in self._routes(family_of(route.destination), names)
+        names, family = self._names(), family_of(route.destination)
+        is_main = route.table == MAIN_TABLE
+        there = (
+            self._routes(family, names) if is_main else self._elsewhere(family, names)
         )
+        return any(found.route == route and found.is_ours for found in there)
 
     def _index(self, device: str, operation: str) -> int:
         try:
             return socket.if_nametoindex(device)
         except OSError as error:
-            raise HostError(
-                f"the interface {device} is gone: somebody removed it; start the tunnel again",
+            raise InterfaceGoneError(
+                f"the interface {device} is gone: somebody removed it",
                 operation=operation,
             ) from error
 
@@ -481,16 +609,17 @@ class Netlink:
         message = _load_codec().route()
         message["family"] = _FAMILIES[family]
         message["dst_len"] = route.destination.prefixlen
-        message["table"] = MAIN_TABLE
+        message["table"] = _short_table(route.table)
         message["proto"] = RTPROTO
-        message["type"] = _RTN_UNICAST
-        on_link = route.gateway is None and family == 4
+        message["type"] = _RTN_KINDS[route.kind]
+        on_link = route.gateway is None and route.device and family == 4
         message["scope"] = _RT_SCOPE_LINK if on_link else _RT_SCOPE_UNIVERSE
         message["flags"] = _RTNH_F_ONLINK if route.onlink else 0
-        attributes: list[tuple[str, object]] = [("RTA_TABLE", MAIN_TABLE)]
+        attributes: list[tuple[str, object]] = [("RTA_TABLE", route.table)]
         if route.destination.prefixlen:
             attributes.append(("RTA_DST", str(route.destination.network_address)))
-        attributes.append(("RTA_OIF", self._index(route.device, operation)))
+        if route.device:
+            attributes.append(("RTA_OIF", self._index(route.device, operation)))
         if route.gateway is not None and family_of(route.gateway) == family:
             attributes.append(("RTA_GATEWAY", plain_text(route.gateway)))
         elif route.gateway is not None:
@@ -558,6 +687,11 @@ class Netlink:
 # --- writing and reading messages ---
 
 
+def _short_table(table: int) -> int:
+    """Return what stands in the header, where a larger number has no room."""
+    return table if table <= _MAX_SHORT_TABLE else _RT_TABLE_COMPAT
+
+
 def _encoded(kind: int, message: Message) -> bytes:
     message["header"]["type"] = kind
     message.encode()
@@ -566,7 +700,7 @@ def _encoded(kind: int, message: Message) -> bytes:
 
 def _is_echoed(answers: Sequence[tuple[int, bytes]], kind: int, route: Route) -> bool:
     """Whether the kernel's echo shows *route* as added or removed by this request."""
-    names = {socket.if_nametoindex(route.device): route.device}
+    names = {socket.if_nametoindex(route.device): route.device} if route.device else {}
     message_class = _load_codec().route
     return any(
         found.route == route and found.is_ours

@@ -32,7 +32,7 @@ import re
 import struct
 from typing import Final
 
-from sevpn.errors import HostError, PrivilegeError
+from sevpn.errors import HostError, InterfaceGoneError, PrivilegeError
 
 __all__ = ["DEFAULT_NAME", "MAX_FRAME_SIZE", "Tap", "open_tap"]
 
@@ -143,15 +143,15 @@ class Tap:
         reports and router solicitations.
 
         Raises:
-            HostError: The interface is gone.
+            InterfaceGoneError: The interface is gone.
         """
         value = array.array("i", [int(is_on)])
         try:
             fcntl.ioctl(self._descriptor, _TUNSETCARRIER, value)
         except OSError as error:
-            raise HostError(
+            raise InterfaceGoneError(
                 f"cannot switch the carrier of {self._name}: {os.strerror(error.errno or 0)}; "
-                "was the interface removed? Start the tunnel again",
+                "somebody has removed the interface",
                 operation="set-carrier",
             ) from error
 

@@ -10,9 +10,10 @@ it, and then the alias says which servers it needs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from sevpn.errors import HostError
@@ -23,7 +24,16 @@ from sevpn.net.journal import (
     network_namespace,
     tunnel_folders,
 )
-from sevpn.net.model import Address, Found, HostState, family_of, is_default
+from sevpn.net.marks import slot_of_rule, slot_of_table
+from sevpn.net.model import (
+    MAIN_TABLE,
+    Address,
+    Found,
+    HostState,
+    Network,
+    family_of,
+    is_default,
+)
 
 __all__ = [
     "Known",
@@ -31,6 +41,7 @@ __all__ = [
     "dead_tunnels",
     "living_tunnels",
     "refuse_what_is_taken",
+    "taken_slots",
 ]
 
 
@@ -53,8 +64,22 @@ class Known:
     claims: frozenset[str] = frozenset()
     """What only one tunnel may have, and it has."""
 
+    excluded: frozenset[Network] = frozenset()
+    """Networks whose routes past the tunnel it needs."""
+
+    filters: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Devices whose reverse path filter it needs loose, with what they were."""
+
+    slot: int = -1
+    """Which numbers of `marks.py` it has; -1: not known."""
+
     has_record: bool = True
     """False when it may need routes that nothing names any more."""
+
+    @property
+    def places(self) -> frozenset[Address | Network]:
+        """What it needs routes past the tunnel to."""
+        return self.servers | self.excluded
 
 
 def living_tunnels(
@@ -82,11 +107,28 @@ def living_tunnels(
             known.devices | {device},
             known.servers | frozenset(alias.servers),
             known.claims | _claims_seen(found, device),
+            known.excluded,
+            known.filters,
+            known.slot,
             has_record=known.has_record or alias.is_complete,
         )
     return {
         name: tunnel if tunnel.devices else replace(tunnel, has_record=True)
         for name, tunnel in living.items()
+    }
+
+
+def taken_slots(run_folder: Path, found: Found, *, mine: str | None) -> set[int]:
+    """Return the slots that *mine* may not have, see `marks.py`.
+
+    Those of living tunnels, and those whose rules or tables are there: of somebody
+    whose files are gone.
+    """
+    living = living_tunnels(run_folder, found, mine=mine).values()
+    seen = {slot_of_rule(rule) for rule in found.rules}
+    seen |= {slot_of_table(entry.route.table) for entry in found.elsewhere}
+    return {tunnel.slot for tunnel in living} | {
+        slot for slot in seen if slot is not None
     }
 
 
@@ -116,16 +158,30 @@ def _from_record(name: str, record: Record | None) -> Known:
         # It is only just starting; or its files were deleted, then its TAP tells.
         return Known(name, has_record=False)
     is_here = record.namespace == network_namespace()
-    claims = frozenset(claim for claim in record.claims if is_here or claim == "dns")
+    claims = frozenset(
+        claim for claim in record.claims if is_here or claim.startswith("dns")
+    )
     servers = frozenset(_parsed(record.servers)) if is_here else frozenset[Address]()
-    return Known(name, record.pid, servers=servers, claims=claims)
+    return Known(
+        name,
+        record.pid,
+        servers=servers,
+        claims=claims,
+        excluded=_networks(record.excluded) if is_here else frozenset(),
+        filters=record.filters if is_here else {},
+        slot=record.slot,
+    )
 
 
 def _claims_seen(found: Found, device: str) -> frozenset[str]:
     return frozenset(
         f"default-{family_of(entry.route.destination)}"
-        for entry in found.routes
-        if entry.is_ours
+        for entry in (*found.routes, *found.elsewhere)
+        if (
+            entry.route.table == MAIN_TABLE
+            or slot_of_table(entry.route.table) is not None
+        )
+        and entry.is_ours
         and entry.route.device == device
         and is_default(entry.route.destination)
     )
@@ -142,10 +198,20 @@ def _parsed(texts: tuple[str, ...]) -> list[Address]:
     return addresses
 
 
+def _networks(texts: tuple[str, ...]) -> frozenset[Network]:
+    networks: set[Network] = set()
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            networks.add(ip_network(text))
+    return frozenset(networks)
+
+
 def claims_of(state: HostState) -> frozenset[str]:
     """Return what *state* needs that only one tunnel can have."""
     claims = {f"default-{family}" for family in state.default_families}
-    return frozenset(claims | ({"dns"} if state.resolver is not None else set[str]()))
+    # In systemd-resolved each link has servers of its own.
+    takes_dns = state.resolver is not None and state.resolver.way != "resolved"
+    return frozenset(claims | ({"dns"} if takes_dns else set[str]()))
 
 
 def refuse_what_is_taken(
@@ -170,9 +236,10 @@ def refuse_what_is_taken(
 
 def _is_taken(claim: str, other: Known) -> HostError:
     process = f" (process {other.pid})" if other.pid else ""
-    if claim == "dns":
+    if claim.startswith("dns"):
+        where = claim.partition(" ")[2] or "this host"
         return HostError(
-            f"tunnel {other.name!r}{process} has set the name servers of this host, and only one can: "
+            f"tunnel {other.name!r}{process} has set the name servers of {where}, and only one can: "
             f"end it with `sevpn down {other.name}`, or leave out --accept-dns",
             operation="claim-dns",
         )

@@ -7,12 +7,13 @@ Nothing is taken that was not asked for: a default route only with
 `accept_default_gateway`, static routes only with `accept_static_routes`, name
 servers only with `accept_dns` or where the user names some. `protocol/lease.py` has
 judged each value of the lease; here is judged what they mean together, because a
-hub's DHCP server may be anybody:
+hub's DHCP server may be anybody. Which table a route then stands in is the business
+of `routing.py`.
 
     gateway     --gateway, else with static routes accepted and option 121 or 249
                 there: the 0.0.0.0/0 inside them, or none (RFC 3442: option 3 does
                 not count then); else option 3
-    routes      options 121, else 249, else 33
+    routes      options 121, else 249, else 33, and what the user includes
     MTU         the smaller one of the interface's and the lease's
 
 Whatever is left out leaves a warning, one sentence each, with what to do.
@@ -23,12 +24,13 @@ Source: RFC 2132, RFC 3442; docs/reference/profile.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Final
 
 from sevpn.net.dns.file import MAX_SERVERS
+from sevpn.net.marks import Marks
 from sevpn.net.model import (
     DEFAULT_V4,
     DEFAULT_V6,
@@ -36,31 +38,57 @@ from sevpn.net.model import (
     Found,
     HostState,
     Interface,
+    NamesWay,
+    Network,
     Resolver,
     Route,
     is_default,
+    network_of,
 )
+from sevpn.net.routing import Inside, Wishes, arrange
+from sevpn.protocol.ipv6 import Ipv6Settings
 
 if TYPE_CHECKING:
     from sevpn.config.profile import Settings
     from sevpn.protocol.lease import Lease, StaticRoute
 
-__all__ = ["DEFAULT_MTU", "MAX_ROUTES", "Wanted", "wanted_state"]
+__all__ = [
+    "DEFAULT_MTU",
+    "MAX_ROUTES",
+    "Wanted",
+    "bridged_state",
+    "networks_of",
+    "wanted_state",
+    "wishes_of",
+]
 
 DEFAULT_MTU: Final = 1500
 """What an Ethernet segment carries, and a hub is one."""
 
 MAX_ROUTES: Final = 512
 """Static routes that are set at most; our own choice: more than any DHCP message
-of 64 KiB from a sane server holds, and still added within 100 ms."""
+of 64 KiB from a sane server holds, and still added within a second."""
 
 _MAX_SEARCH_COUNT: Final = 6
 _MAX_SEARCH_SIZE: Final = 256
 """What C libraries before glibc 2.26 take; longer lists are cut by them silently."""
 
-_DOMAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_MAX_LINK_SERVERS: Final = 16
+_MAX_LINK_SEARCH_COUNT: Final = 32
+"""systemd-resolved takes 256 of each for a link (LINK_DNS_SERVERS_MAX,
+LINK_SEARCH_DOMAINS_MAX); more than these are no help to anybody."""
+
+_MAX_DOMAIN_SIZE: Final = 253
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+# Scripts read what is set: nothing in it may be an option, a pattern, or two words.
+_DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NAMED_COUNT: Final = 3
 """How many of the things that were left out a warning names."""
+
+
+_FIRST: Final = Marks.of(0)
+_NO_IPV6: Final = Ipv6Settings()
+_NOTHING: Final[Mapping[str, Sequence[Address]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +121,9 @@ class _Context:
     device: str
     found: Found
     addresses: tuple[Interface, ...]
+    names_way: NamesWay
+    resolved: Mapping[str, Sequence[Address]]
+    ipv6: Ipv6Settings
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, sentence: str) -> None:
@@ -100,7 +131,15 @@ class _Context:
 
 
 def wanted_state(
-    settings: Settings, *, lease: Lease | None, device: str, found: Found
+    settings: Settings,
+    *,
+    lease: Lease | None,
+    device: str,
+    found: Found,
+    names_way: NamesWay = "file",
+    marks: Marks = _FIRST,
+    resolved: Mapping[str, Sequence[Address]] = _NOTHING,
+    ipv6: Ipv6Settings = _NO_IPV6,
 ) -> Wanted:
     """Return the state that *settings* and *lease* ask for.
 
@@ -109,20 +148,51 @@ def wanted_state(
         lease: What DHCP gave; `None` with static addresses.
         device: Name of the TAP.
         found: The host as it is, for warnings about routes that others win.
+        names_way: By what name servers are set; each way takes as many as it can.
+        marks: The tunnel's numbers.
+        resolved: The addresses of the names among what is included and excluded.
+        ipv6: What the hub's routers offer.
     """
-    addresses: tuple[Interface, ...] = (
+    own: tuple[Interface, ...] = (
         (lease.address,) if lease is not None else settings.address
     )
-    context = _Context(settings, lease, device, found, addresses)
+    if settings.ipv6 != "auto":
+        ipv6 = _NO_IPV6
+    addresses = tuple(dict.fromkeys((*own, *ipv6.addresses)))
+    context = _Context(
+        settings, lease, device, found, addresses, names_way, resolved, ipv6
+    )
     _warn_overlap(context)
     default, router = _choose_gateway(context)
-    routes = (*_static_routes(context), *default)
+    routers = _routers(settings, router, ipv6.router)
+    routes = (
+        *_static_routes(context),
+        *_offered_in_ipv6(context),
+        *_included(context, routers),
+        *default,
+    )
+    arranged = arrange(
+        wishes_of(settings, rejects_ipv6=_rejects_ipv6(settings, routes)),
+        Inside(
+            device=device,
+            addresses=addresses,
+            routes=tuple(dict.fromkeys(routes)),
+            excluded=_places(context, settings.exclude),
+            routers=routers,
+            metric=settings.metric,
+        ),
+        found=found,
+        marks=marks,
+    )
     state = HostState(
         device=device,
         mtu=_choose_mtu(context),
         addresses=addresses,
-        routes=tuple(dict.fromkeys(routes)),
+        routes=arranged.routes,
         resolver=_choose_resolver(context),
+        rules=arranged.rules,
+        excluded=arranged.excluded,
+        beside=arranged.beside,
     )
     return Wanted(
         state=state,
@@ -132,7 +202,46 @@ def wanted_state(
             None,
         ),
         gateway=router,
-        carries_foreign_traffic=bool(state.routes),
+        carries_foreign_traffic=any(
+            route.gateway is not None or route.destination not in ipv6.on_link
+            for route in routes
+        ),
+    )
+
+
+def wishes_of(settings: Settings, *, rejects_ipv6: bool) -> Wishes:
+    """Return what the user has said about ways."""
+    return Wishes(
+        by_mark=settings.is_by_mark,
+        lan=settings.neighbourhood,
+        exclude_uids=settings.exclude_uid,
+        policy_table=settings.policy_route_table,
+        follows_connections=settings.connmark,
+        rejects_ipv6=rejects_ipv6,
+    )
+
+
+def bridged_state(bridge: str, *, device: str, mtu: int | None, found: Found) -> Wanted:
+    """Return the state of a TAP that is a port of *bridge* and nothing else.
+
+    Args:
+        bridge: The bridge.
+        device: Name of the TAP.
+        mtu: In bytes of one IP packet; `None`: :data:`DEFAULT_MTU`.
+        found: The host as it is, for a warning about loops.
+    """
+    state = HostState(device, mtu or DEFAULT_MTU, (), (), None, bridge=bridge)
+    warning = (
+        f"{bridge} has no spanning tree: a second way between the same networks would make a loop; if there may be "
+        f"one, `ip link set {bridge} type bridge stp_state 1`"
+    )
+    link = found.link(bridge)
+    return Wanted(
+        state=state,
+        warnings=() if link and link.has_spanning_tree else (warning,),
+        address=None,
+        gateway=None,
+        carries_foreign_traffic=False,
     )
 
 
@@ -328,6 +437,102 @@ def _without_hidden_default(
     return [entry for entry in offered if entry.destination.prefixlen >= 8]
 
 
+# --- what the user includes and excludes ---------------------------------------
+
+
+def _routers(settings: Settings, *found: Address | None) -> tuple[Address, ...]:
+    """Return who leads on from the hub, one of each family at most."""
+    by_version: dict[int, Address] = {}
+    for router in (settings.gateway, *found):
+        if router is not None:
+            by_version.setdefault(router.version, router)
+    return tuple(by_version.values())
+
+
+def networks_of(
+    places: Iterable[Network | str], resolved: Mapping[str, Sequence[Address]]
+) -> tuple[Network, ...]:
+    """Return the networks of *places*, of names those of their addresses."""
+    networks = [
+        network
+        for place in places
+        for network in (
+            map(network_of, resolved.get(place, ()))
+            if isinstance(place, str)
+            else (place,)
+        )
+    ]
+    return tuple(dict.fromkeys(networks))
+
+
+def _places(context: _Context, places: Sequence[Network | str]) -> tuple[Network, ...]:
+    for place in places:
+        if isinstance(place, str) and not context.resolved.get(place):
+            context.warn(
+                f"{place} has no address that is known: it is neither included nor excluded until it has one"
+            )
+    return networks_of(places, context.resolved)
+
+
+def _included(context: _Context, routers: Sequence[Address]) -> list[Route]:
+    by_family = {router.version: router for router in routers}
+    routes: list[Route] = []
+    for network in _places(context, context.settings.include):
+        gateway = by_family.get(network.version)
+        if gateway is None:
+            context.warn(
+                f"{network} is looked for in the hub itself: nobody named a router there for IPv{network.version}; "
+                "give --gateway with its address if there is one"
+            )
+        routes.append(
+            Route(
+                network,
+                gateway,
+                context.device,
+                context.settings.metric or (0 if network.version == 4 else 1),
+                onlink=_needs_onlink(context, gateway),
+            )
+        )
+    return routes
+
+
+# --- IPv6 ------------------------------------------------------------------------
+
+
+def _offered_in_ipv6(context: _Context) -> list[Route]:
+    """Return the routes of what routers in the hub say, as far as it was asked for."""
+    settings, ipv6 = context.settings, context.ipv6
+    metric = settings.metric or 1  # the kernel reads an IPv6 metric of 0 as 1024
+    own = {address.network for address in context.addresses}
+    routes = [
+        Route(network, None, context.device, metric)
+        for network in ipv6.on_link
+        if network not in own
+    ]
+    if settings.accept_static_routes:
+        routes += [
+            Route(network, router, context.device, metric)
+            for network, router in ipv6.routes
+            if not (
+                network.is_link_local or network.is_multicast or network.is_loopback
+            )
+        ]
+    has_own = settings.gateway is not None and settings.gateway.version == 6
+    if settings.accept_default_gateway and ipv6.router is not None and not has_own:
+        routes.append(Route(DEFAULT_V6, ipv6.router, context.device, metric))
+    return routes
+
+
+def _rejects_ipv6(settings: Settings, routes: Iterable[Route]) -> bool:
+    """Whether IPv6 past the tunnel would be a leak, or is not wanted at all."""
+    if settings.ipv6 == "block":
+        return True
+    has_default = any(route.destination == DEFAULT_V6 for route in routes)
+    return (
+        settings.ipv6 == "auto" and settings.accept_default_gateway and not has_default
+    )
+
+
 _NEVER: Final = (
     IPv4Network("0.0.0.0/8"),
     IPv4Network("127.0.0.0/8"),
@@ -389,21 +594,26 @@ def _choose_mtu(context: _Context) -> int:
 
 def _choose_resolver(context: _Context) -> Resolver | None:
     settings, lease = context.settings, context.lease
-    if settings.dns_mode == "off" or not (settings.accept_dns or settings.dns):
+    if settings.dns_mode == "off" or not settings.asks_for_names:
         return None
-    offered: Sequence[Address] = settings.dns or (
-        lease.dns if lease is not None else ()
-    )
+    leased: Sequence[Address] = () if lease is None else lease.dns
+    offered = settings.dns or (*leased, *context.ipv6.dns)
     servers = list(dict.fromkeys(offered))
     if not servers:
         context.warn(
             "no name servers were set: the lease names none; give --dns with an address"
         )
         return None
-    if len(servers) > MAX_SERVERS:
-        rest = ", ".join(str(server) for server in servers[MAX_SERVERS:])
-        context.warn(f"resolv.conf takes {MAX_SERVERS} name servers; left out: {rest}")
-    return Resolver(tuple(servers[:MAX_SERVERS]), _choose_search(context))
+    limit = _MAX_LINK_SERVERS if context.names_way == "resolved" else MAX_SERVERS
+    if len(servers) > limit:
+        rest = ", ".join(str(server) for server in servers[limit:])
+        context.warn(f"this host takes {limit} name servers; left out: {rest}")
+    return Resolver(
+        tuple(servers[:limit]),
+        _choose_search(context),
+        settings.split_dns,
+        context.names_way,
+    )
 
 
 def _choose_search(context: _Context) -> tuple[str, ...]:
@@ -411,21 +621,28 @@ def _choose_search(context: _Context) -> tuple[str, ...]:
     offered: Sequence[str] = settings.search
     if not offered and lease is not None:
         offered = lease.search or ((lease.domain,) if lease.domain else ())
+    if not settings.search:
+        offered = (*offered, *context.ipv6.search)
+    count, size = _search_limits(context.names_way)
     search: list[str] = []
     for name in dict.fromkeys(domain.removesuffix(".") for domain in offered):
-        if not _DOMAIN.fullmatch(name):
+        if not _DOMAIN.fullmatch(name) or len(name) > _MAX_DOMAIN_SIZE:
             context.warn(
                 f"search domain {name[:64]!a} is left out: it is no domain name"
             )
-        elif (
-            len(search) == _MAX_SEARCH_COUNT
-            or len(" ".join([*search, name])) > _MAX_SEARCH_SIZE
-        ):
+        elif len(search) == count or len(" ".join([*search, name])) > size:
             context.warn(
-                f"search domains from {name} on are left out: resolv.conf takes {_MAX_SEARCH_COUNT} "
-                f"of {_MAX_SEARCH_SIZE} characters together"
+                f"search domains from {name} on are left out: this host takes {count} "
+                f"of {size} characters together"
             )
             break
         else:
             search.append(name)
     return tuple(search)
+
+
+def _search_limits(way: NamesWay) -> tuple[int, int]:
+    """Return how many search domains, of how many characters together, a host takes."""
+    if way == "resolved":
+        return _MAX_LINK_SEARCH_COUNT, _MAX_LINK_SEARCH_COUNT * _MAX_DOMAIN_SIZE
+    return _MAX_SEARCH_COUNT, _MAX_SEARCH_SIZE

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from sevpn.net.model import RTPROTO, Family, FoundRoute, Route
+from sevpn.net.model import RTPROTO, Family, FoundRoute, Route, RouteKind
 from sevpn.net.nexthop import (
     NextHop,
     best_next_hop,
@@ -28,8 +28,9 @@ def found(
     is_usable: bool = True,
 ) -> FoundRoute:
     via = ip_address(gateway) if gateway else None
-    route = Route(ip_network(destination), via, device, metric)
-    return FoundRoute(route, protocol, is_unicast=is_unicast, is_usable=is_usable)
+    kind: RouteKind = "unicast" if is_unicast else "other"
+    route = Route(ip_network(destination), via, device, metric, kind=kind)
+    return FoundRoute(route, protocol, is_usable=is_usable)
 
 
 SERVER = ip_address("203.0.113.7")

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import given, strategies as st
 
+from sevpn.net.marks import Marks
 from sevpn.net.model import (
+    MAIN_TABLE,
     RTPROTO,
     Found,
     FoundAddress,
@@ -19,21 +22,25 @@ from sevpn.net.model import (
     Network,
     Resolver,
     Route,
+    Rule,
 )
 from sevpn.net.plan import (
     AddAddress,
     AddRoute,
+    AddRule,
     Change,
     Made,
     MoveRoute,
     RemoveAddress,
     RemoveRoute,
+    RemoveRule,
+    SetBridge,
     SetMtu,
     SetResolver,
     SetUp,
     plan,
+    plan_pins,
     plan_removal,
-    plan_server_routes,
     with_half_defaults,
 )
 
@@ -92,9 +99,11 @@ def foreign(
     onlink: bool = False,
 ) -> FoundRoute:
     return FoundRoute(
-        route(destination, gateway, device=device, metric=metric, onlink=onlink),
+        replace(
+            route(destination, gateway, device=device, metric=metric, onlink=onlink),
+            kind="unicast" if is_unicast else "other",
+        ),
         protocol,
-        is_unicast=is_unicast,
         is_usable=is_usable,
     )
 
@@ -118,6 +127,45 @@ def on_tap(*addresses: str) -> tuple[FoundAddress, ...]:
 
 def text(changes: tuple[Change, ...]) -> list[str]:
     return [change.describe() for change in changes]
+
+
+# --- a table of its own ---
+
+
+def test_rules_come_when_their_table_is_full_and_go_before_it_is_emptied() -> None:
+    wanted = replace(
+        state("10.0.0.5/24"), routes=tuple(IN_TABLE[:3]), rules=tuple(RULES[:2])
+    )
+
+    coming = plan(Found(links=(tap(),)), wanted, made=Made(), marks=MARKS)
+    found = Found(
+        links=(tap(),),
+        addresses=on_tap("10.0.0.5/24"),
+        elsewhere=tuple(map(ours, wanted.routes)),
+        rules=wanted.rules,
+    )
+    going = plan(found, state("10.0.0.5/24"), made=Made(), marks=MARKS)
+
+    assert text(coming) == [
+        "ip address add 10.0.0.5/24 dev sevpn0",
+        "ip route add 10.0.0.0/24 dev sevpn0 table 57568 scope link metric 50 proto 224",
+        "ip route add throw 192.0.2.0/24 table 57568 proto 224",
+        "ip route add default via 10.0.0.1 dev sevpn0 table 57568 metric 50 proto 224",
+        "ip rule add pref 9000 from all uidrange 1000-1000 lookup main protocol 224",
+        "ip rule add pref 9001 not from all fwmark 0xe0e0 lookup 57568 protocol 224",
+    ]
+    assert [type(change) for change in going] == [RemoveRule] * 2 + [RemoveRoute] * 3
+
+
+def test_tables_and_rules_of_another_tunnel_are_left_alone() -> None:
+    theirs = Marks.of(1)
+    found = Found(
+        links=(tap(),),
+        elsewhere=(ours(replace(IN_TABLE[2], table=theirs.table)),),
+        rules=(replace(RULES[1], preference=theirs.preference + 1),),
+    )
+
+    assert plan(found, state(), made=Made(), marks=MARKS) == ()
 
 
 # --- the TAP -----------------------------------------------------------------
@@ -244,12 +292,35 @@ def test_other_name_servers_replace_ours_in_one_step() -> None:
         Found(links=(tap(),)), state(resolver=other), made=Made(resolver=RESOLVER)
     )
 
-    assert changes == (SetResolver(other, RESOLVER),)
+    assert changes == (SetResolver(other, RESOLVER, TAP),)
     assert text(changes) == ["write /etc/resolv.conf: nameserver 10.0.0.2"]
 
 
 def test_a_tap_that_is_not_there_yet_is_only_turned_on() -> None:
     assert plan(Found(), state(mtu=1400), made=Made()) == (SetUp(TAP, is_up=True),)
+
+
+@pytest.mark.parametrize(
+    ("resolver", "line"),
+    [
+        (
+            replace(RESOLVER, way="resolved"),
+            "resolvectl dns sevpn0 10.0.0.1; resolvectl domain sevpn0 corp.example '~.'",
+        ),
+        (
+            replace(RESOLVER, search=(), domains=("corp.example",), way="resolved"),
+            "resolvectl dns sevpn0 10.0.0.1; resolvectl domain sevpn0 '~corp.example'",
+        ),
+        (
+            replace(RESOLVER, way="resolvconf"),
+            "resolvconf -a: nameserver 10.0.0.1, search corp.example",
+        ),
+    ],
+)
+def test_each_way_of_setting_names_is_written_as_one_would_type_it(
+    resolver: Resolver, line: str
+) -> None:
+    assert SetResolver(resolver, None, TAP).describe() == line
 
 
 # --- inverses ----------------------------------------------------------------
@@ -284,6 +355,14 @@ def test_a_tap_that_is_not_there_yet_is_only_turned_on() -> None:
             "ip route replace 203.0.113.7 via 192.0.2.1 dev eth0 proto 224",
         ),
         (SetResolver(RESOLVER, None), "restore /etc/resolv.conf"),
+        (
+            SetResolver(replace(RESOLVER, way="resolvconf"), None, TAP),
+            "resolvconf -d",
+        ),
+        (
+            SetResolver(replace(RESOLVER, way="resolved"), None, TAP),
+            "resolvectl revert sevpn0",
+        ),
     ],
 )
 def test_each_change_knows_what_takes_it_back(change: Change, inverse: str) -> None:
@@ -365,7 +444,7 @@ UPLINK = foreign("0.0.0.0/0", "192.0.2.1", metric=100)
 
 
 def test_a_server_is_held_to_the_best_way_of_today() -> None:
-    planned = plan_server_routes(Found(routes=(UPLINK,)), [SERVER, SERVER])
+    planned = plan_pins(Found(routes=(UPLINK,)), [SERVER, SERVER])
 
     assert text(planned.changes) == [
         "ip route add 203.0.113.7 via 192.0.2.1 dev eth0 proto 224"
@@ -377,7 +456,7 @@ def test_a_server_is_held_to_the_best_way_of_today() -> None:
 def test_a_server_on_the_link_gets_a_route_on_the_link() -> None:
     on_link = foreign("203.0.113.0/24", protocol=2)
 
-    planned = plan_server_routes(Found(routes=(UPLINK, on_link)), [SERVER])
+    planned = plan_pins(Found(routes=(UPLINK, on_link)), [SERVER])
 
     assert text(planned.changes) == [
         "ip route add 203.0.113.7 dev eth0 scope link proto 224"
@@ -387,7 +466,7 @@ def test_a_server_on_the_link_gets_a_route_on_the_link() -> None:
 def test_an_ipv6_server_is_held_by_a_link_local_router() -> None:
     uplink = foreign("::/0", "fe80::1", metric=1024)
 
-    planned = plan_server_routes(Found(routes=(uplink,)), [ip_address("2001:db8::7")])
+    planned = plan_pins(Found(routes=(uplink,)), [ip_address("2001:db8::7")])
 
     assert text(planned.changes) == [
         "ip -6 route add 2001:db8::7 via fe80::1 dev eth0 metric 1024 proto 224"
@@ -397,7 +476,7 @@ def test_an_ipv6_server_is_held_by_a_link_local_router() -> None:
 def test_the_word_onlink_is_taken_over_from_the_uplink() -> None:
     uplink = foreign("0.0.0.0/0", "172.31.1.1", onlink=True)
 
-    planned = plan_server_routes(Found(routes=(uplink,)), [SERVER])
+    planned = plan_pins(Found(routes=(uplink,)), [SERVER])
 
     assert text(planned.changes) == [
         "ip route add 203.0.113.7 via 172.31.1.1 dev eth0 onlink proto 224"
@@ -410,7 +489,7 @@ def test_the_word_onlink_is_taken_over_from_the_uplink() -> None:
 def test_no_route_is_needed_to_this_host_or_along_a_zone(address: str) -> None:
     own = FoundAddress("eth0", ip_interface("192.0.2.2/24"), is_link_local=False)
 
-    planned = plan_server_routes(
+    planned = plan_pins(
         Found(addresses=(own,), routes=(UPLINK,)), [ip_address(address)]
     )
 
@@ -419,7 +498,7 @@ def test_no_route_is_needed_to_this_host_or_along_a_zone(address: str) -> None:
 
 
 def test_a_route_that_is_right_already_is_shared_and_left() -> None:
-    planned = plan_server_routes(Found(routes=(UPLINK, ours(PIN))), [SERVER])
+    planned = plan_pins(Found(routes=(UPLINK, ours(PIN))), [SERVER])
 
     assert planned.changes == ()
     assert planned.standing == (PIN,)
@@ -428,7 +507,7 @@ def test_a_route_that_is_right_already_is_shared_and_left() -> None:
 def test_a_route_moves_when_the_next_hop_has_moved() -> None:
     wifi = foreign("0.0.0.0/0", "198.51.100.1", device="wlan0", metric=600)
 
-    planned = plan_server_routes(Found(routes=(wifi, ours(PIN))), [SERVER])
+    planned = plan_pins(Found(routes=(wifi, ours(PIN))), [SERVER])
 
     assert text(planned.changes) == [
         "ip route replace 203.0.113.7 via 198.51.100.1 dev wlan0 proto 224"
@@ -438,7 +517,7 @@ def test_a_route_moves_when_the_next_hop_has_moved() -> None:
 def test_an_identical_route_of_somebody_else_is_enough() -> None:
     other = foreign("203.0.113.7/32", "192.0.2.1")
 
-    planned = plan_server_routes(Found(routes=(UPLINK, other)), [SERVER])
+    planned = plan_pins(Found(routes=(UPLINK, other)), [SERVER])
 
     assert planned.changes == ()
     assert planned.standing == ()
@@ -457,9 +536,7 @@ def test_an_identical_route_of_somebody_else_is_enough() -> None:
 def test_a_route_of_somebody_else_that_does_not_hold_is_not_enough(
     other: FoundRoute,
 ) -> None:
-    planned = plan_server_routes(
-        Found(links=(tap(),), routes=(UPLINK, other)), [SERVER]
-    )
+    planned = plan_pins(Found(links=(tap(),), routes=(UPLINK, other)), [SERVER])
 
     assert text(planned.changes) == [
         "ip route add 203.0.113.7 via 192.0.2.1 dev eth0 proto 224"
@@ -467,7 +544,7 @@ def test_a_route_of_somebody_else_that_does_not_hold_is_not_enough(
 
 
 def test_a_server_without_any_way_is_reported_and_keeps_what_it_has() -> None:
-    planned = plan_server_routes(Found(routes=(ours(PIN),)), [SERVER])
+    planned = plan_pins(Found(routes=(ours(PIN),)), [SERVER])
 
     assert planned.changes == ()
     assert planned.lost == (SERVER,)
@@ -476,9 +553,7 @@ def test_a_server_without_any_way_is_reported_and_keeps_what_it_has() -> None:
 def test_a_route_of_ours_into_the_tap_is_not_the_one_to_the_server() -> None:
     inside = ours(route("203.0.113.7/32", "10.0.0.1", metric=0))
 
-    planned = plan_server_routes(
-        Found(links=(tap(),), routes=(UPLINK, inside)), [SERVER]
-    )
+    planned = plan_pins(Found(links=(tap(),), routes=(UPLINK, inside)), [SERVER])
 
     assert planned.changes == (AddRoute(PIN),)
 
@@ -515,6 +590,22 @@ ADDRESSES = st.sampled_from(
 )
 
 
+MARKS = Marks.of(0)
+
+IN_TABLE = [
+    Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), TAP, 50, table=MARKS.table),
+    Route(ip_network("10.0.0.0/24"), None, TAP, 50, table=MARKS.table),
+    Route(ip_network("192.0.2.0/24"), None, "", 0, table=MARKS.table, kind="throw"),
+    Route(ip_network("::/0"), None, "", 1024, table=MARKS.table, kind="unreachable"),
+]
+
+RULES = [
+    Rule(4, MARKS.preference, MAIN_TABLE, uids=(1000, 1000)),
+    Rule(4, MARKS.preference + 1, MARKS.table, MARKS.own, is_not=True),
+    Rule(6, MARKS.preference + 1, MARKS.table, MARKS.own, is_not=True),
+]
+
+
 @st.composite
 def host_states(draw: st.DrawFn) -> HostState:
     networks: list[Network] = [ip_network(text) for text in draw(st.sets(NETWORKS))]
@@ -528,8 +619,14 @@ def host_states(draw: st.DrawFn) -> HostState:
         Route(network, None, TAP, draw(st.sampled_from([50, 60])))
         for network in networks
     )
+    routes += tuple(draw(st.sets(st.sampled_from(IN_TABLE))))
     return HostState(
-        TAP, draw(st.sampled_from([1400, 1500])), tuple(addresses), routes, resolver
+        TAP,
+        draw(st.sampled_from([1400, 1500])),
+        tuple(addresses),
+        routes,
+        resolver,
+        tuple(draw(st.lists(st.sampled_from(RULES), unique=True))),
     )
 
 
@@ -539,31 +636,39 @@ def test_carrying_out_a_plan_leaves_nothing_to_plan(
 ) -> None:
     found, made = Found(links=(tap(is_up=False),)), Made()
     for wanted in (before, after):
-        for change in plan(found, wanted, made=made):
+        for change in plan(found, wanted, made=made, marks=MARKS):
             found, made = carry_out(change, found, made)
 
-    assert plan(found, after, made=made) == ()
-    assert {entry.route for entry in found.routes} == set(after.routes)
+    assert plan(found, after, made=made, marks=MARKS) == ()
+    there = (*found.routes, *found.elsewhere)
+    assert {entry.route for entry in there} == set(after.routes)
+    assert set(found.rules) == set(after.rules)
     assert {entry.interface for entry in found.addresses} == set(after.addresses)
     assert made.resolver == after.resolver
 
 
+def change_rules(rules: list[Rule], change: AddRule | RemoveRule) -> None:
+    if isinstance(change, RemoveRule):
+        rules.remove(change.rule)
+    else:
+        assert change.rule not in rules
+        rules.append(change.rule)
+
+
 def carry_out(change: Change, found: Found, made: Made) -> tuple[Found, Made]:
     """Do what a kernel would: it refuses doubles, and drops routes with a family's last address."""
-    links, addresses, routes = (
+    links, addresses, routes, rules = (
         list(found.links),
         list(found.addresses),
-        list(found.routes),
+        [*found.routes, *found.elsewhere],
+        list(found.rules),
     )
     match change:
-        case SetMtu():
-            links = [
-                link(TAP, mtu=change.mtu, is_up=links[0].is_up, alias="sevpn office")
-            ]
-        case SetUp():
-            links = [
-                link(TAP, mtu=links[0].mtu, is_up=change.is_up, alias="sevpn office")
-            ]
+        case SetMtu() | SetUp():
+            (before,) = links
+            mtu = change.mtu if isinstance(change, SetMtu) else before.mtu
+            is_up = change.is_up if isinstance(change, SetUp) else before.is_up
+            links = [link(TAP, mtu=mtu, is_up=is_up, alias="sevpn office")]
         case AddAddress():
             new = FoundAddress(TAP, change.interface, is_link_local=False)
             assert new not in addresses
@@ -576,15 +681,63 @@ def carry_out(change: Change, found: Found, made: Made) -> tuple[Found, Made]:
             )
             version = change.interface.version
             if not any(a.interface.version == version for a in addresses):
-                routes = [r for r in routes if r.route.destination.version != version]
+                routes = [
+                    r
+                    for r in routes
+                    if r.route.destination.version != version or not r.route.device
+                ]
         case AddRoute():
             assert ours(change.route) not in routes
             routes.append(ours(change.route))
         case RemoveRoute():
             routes.remove(ours(change.route))
+        case AddRule() | RemoveRule():
+            change_rules(rules, change)
         case SetResolver():
             assert change.before == made.resolver
             made = Made(made.addresses, change.resolver)
-        case MoveRoute():
-            raise AssertionError("the TAP's routes do not move")
-    return Found(tuple(links), tuple(addresses), tuple(routes)), made
+        case MoveRoute() | SetBridge():
+            raise AssertionError("no state here asks for it")
+    main = tuple(entry for entry in routes if entry.route.table == MAIN_TABLE)
+    elsewhere = tuple(entry for entry in routes if entry.route.table != MAIN_TABLE)
+    return Found(tuple(links), tuple(addresses), main, elsewhere, tuple(rules)), made
+
+
+# --- a port of a bridge ----------------------------------------------------------
+
+
+def test_the_tap_becomes_a_port_and_stays_one() -> None:
+    bridge = replace(link("br0", index=9), kind="bridge")
+    wanted = replace(state(), bridge="br0")
+
+    coming = plan(Found(links=(tap(), bridge)), wanted, made=Made())
+    there = Found(links=(replace(tap(), master=9), bridge))
+
+    assert text(coming) == ["ip link set sevpn0 master br0"]
+    assert plan(there, wanted, made=Made()) == ()
+    # The bridge lets go of the TAP when that goes; until then nothing is taken away.
+    assert plan(there, state(), made=Made()) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (
+            SetBridge(TAP, "br0", None),
+            "ip link set sevpn0 nomaster",
+        ),
+        (
+            AddRule(RULES[0]),
+            "ip rule del pref 9000 from all uidrange 1000-1000 lookup main protocol 224",
+        ),
+        (
+            RemoveRule(RULES[2]),
+            "ip -6 rule add pref 9001 not from all fwmark 0xe0e0 lookup 57568 protocol 224",
+        ),
+    ],
+)
+def test_each_change_of_rules_and_ports_can_be_taken_back(
+    change: AddRule | RemoveRule | SetBridge, back: str
+) -> None:
+    assert change.inverse().describe() == back
+    assert change.inverse().inverse() == change

@@ -29,7 +29,7 @@ def show(
     found: Found | None = None, *, choice: Choice | None = None, **settings: Any
 ) -> Preview:
     return preview(
-        Settings(host="vpn.example", **settings),
+        Settings(host="vpn.example", **({"ipv6": "off"} | settings)),
         found=host() if found is None else found,
         servers=[SERVER],
         mac=MAC,

@@ -3,21 +3,36 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
     IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
     ip_address,
     ip_interface,
     ip_network,
 )
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from sevpn.config.profile import Settings
-from sevpn.net.model import RTPROTO, Found, FoundAddress, FoundRoute, Network, Route
+from sevpn.net.model import (
+    RTPROTO,
+    Found,
+    FoundAddress,
+    FoundRoute,
+    NamesWay,
+    Network,
+    Route,
+)
 from sevpn.net.wanted import MAX_ROUTES, Wanted, wanted_state
+from sevpn.protocol.ipv6 import Ipv6Settings
 from sevpn.protocol.lease import Lease, StaticRoute
 from sevpn.wire.ethernet import MacAddress
 
@@ -64,12 +79,21 @@ def lease(
     )
 
 
-def want(given: Lease | None, *, found: Found | None = None, **settings: Any) -> Wanted:
+def want(
+    given: Lease | None,
+    *,
+    found: Found | None = None,
+    names_way: NamesWay = "file",
+    **settings: Any,
+) -> Wanted:
+    # What becomes of IPv6 has tests of its own.
+    settings.setdefault("ipv6", "off")
     return wanted_state(
         Settings(host="vpn.example", **settings),
         lease=given,
         device=TAP,
         found=found or Found(),
+        names_way=names_way,
     )
 
 
@@ -465,12 +489,26 @@ def test_more_name_servers_than_the_c_library_reads_are_told() -> None:
 
     assert wanted.state.resolver is not None
     assert len(wanted.state.resolver.servers) == 3
-    assert wanted.warnings == ("resolv.conf takes 3 name servers; left out: 10.0.0.4",)
+    assert wanted.warnings == ("this host takes 3 name servers; left out: 10.0.0.4",)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["a b", "a\nnameserver 6.6.6.6", "", "a..b", "$(reboot)", "ü.example", "x" * 64],
+    [
+        "a b",
+        "a\nnameserver 6.6.6.6",
+        "",
+        "a..b",
+        "$(reboot)",
+        "`reboot`",
+        "a;reboot",
+        "*",
+        "-n",
+        "~corp",
+        "ü.example",
+        "x" * 64,
+        ".".join(["x" * 63] * 4),
+    ],
 )
 def test_what_is_no_domain_never_reaches_the_file(name: str) -> None:
     wanted = want(
@@ -480,6 +518,49 @@ def test_what_is_no_domain_never_reaches_the_file(name: str) -> None:
     assert wanted.state.resolver is not None
     assert wanted.state.resolver.search == ("corp.example",)
     assert "no domain name" in wanted.warnings[0]
+
+
+@hypothesis.given(
+    st.lists(st.text(max_size=70), max_size=40), st.sampled_from(["file", "resolved"])
+)
+def test_whatever_a_lease_offers_only_labels_get_through(
+    offered: list[str], way: NamesWay
+) -> None:
+    wanted = want(
+        lease(dns=("10.0.0.1",), search=tuple(offered)), names_way=way, accept_dns=True
+    )
+
+    assert wanted.state.resolver is not None
+    for name in wanted.state.resolver.search:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", name)
+        assert not any(label.startswith("-") for label in name.split("."))
+
+
+def test_systemd_resolved_takes_more_servers_and_domains() -> None:
+    given = lease(
+        dns=tuple(f"10.0.0.{number}" for number in range(1, 19)),
+        search=tuple(f"a{number}.example" for number in range(33)),
+    )
+
+    wanted = want(given, names_way="resolved", accept_dns=True)
+
+    assert wanted.state.resolver is not None
+    assert len(wanted.state.resolver.servers) == 16
+    assert len(wanted.state.resolver.search) == 32
+    assert wanted.state.resolver.way == "resolved"
+    assert wanted.warnings == (
+        "this host takes 16 name servers; left out: 10.0.0.17, 10.0.0.18",
+        "search domains from a32.example on are left out: this host takes 32 of 8096 characters together",
+    )
+
+
+def test_domains_of_split_dns_are_consent_enough() -> None:
+    wanted = want(
+        lease(dns=("10.0.0.1",)), names_way="resolved", split_dns=("corp.example",)
+    )
+
+    assert wanted.state.resolver is not None
+    assert wanted.state.resolver.domains == ("corp.example",)
 
 
 @pytest.mark.parametrize(
@@ -543,3 +624,80 @@ def test_static_addresses_without_a_gateway_have_none() -> None:
     assert routes(wanted) == []
     assert wanted.gateway is None
     assert "give --dns" in wanted.warnings[0]
+
+
+# --- IPv6 ------------------------------------------------------------------------
+
+SIX = Ipv6Settings(
+    addresses=(IPv6Interface("2001:db8:5::5/64"), IPv6Interface("2001:db8:6::5/128")),
+    on_link=(IPv6Network("2001:db8:5::/64"), IPv6Network("2001:db8:6::/64")),
+    router=IPv6Address("fe80::1"),
+    routes=(
+        (IPv6Network("2001:db8:8::/48"), IPv6Address("fe80::1")),
+        (IPv6Network("fe80::/10"), IPv6Address("fe80::1")),
+    ),
+    dns=(IPv6Address("2001:db8::53"),),
+    search=("six.test",),
+)
+
+
+def want_six(*, offered: Ipv6Settings = SIX, **settings: Any) -> Wanted:
+    return wanted_state(
+        Settings(host="vpn.example", **settings),
+        lease=lease(),
+        device=TAP,
+        found=Found(),
+        ipv6=offered,
+    )
+
+
+def test_of_ipv6_only_addresses_and_their_subnets_come_unasked() -> None:
+    wanted = want_six()
+
+    assert [str(each) for each in wanted.state.addresses][1:] == [
+        "2001:db8:5::5/64",
+        "2001:db8:6::5/128",
+    ]
+    assert routes(wanted) == ["2001:db8:6::/64 metric 50"]
+    assert wanted.state.resolver is None
+    assert not wanted.carries_foreign_traffic
+
+
+def test_what_was_asked_for_is_taken_in_ipv6_too() -> None:
+    wanted = want_six(
+        accept_default_gateway=True, accept_static_routes=True, accept_dns=True
+    )
+
+    assert "2001:db8:8::/48 via fe80::1 metric 50" in routes(wanted)
+    assert "default via fe80::1 metric 50" in routes(wanted)
+    assert not any("fe80::/10" in line for line in routes(wanted))
+    assert wanted.state.rules == ()
+    assert wanted.state.resolver is not None
+    assert wanted.state.resolver.servers[-1] == ip_address("2001:db8::53")
+    assert "six.test" in wanted.state.resolver.search
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_refused"),
+    [
+        ({"accept_default_gateway": True}, True),
+        ({"accept_default_gateway": True, "ipv6": "off"}, False),
+        ({}, False),
+        ({"ipv6": "block"}, True),
+    ],
+)
+def test_without_a_router_a_full_tunnel_refuses_ipv6(
+    settings: dict[str, Any], *, is_refused: bool
+) -> None:
+    state = want_six(offered=Ipv6Settings(), **settings).state
+
+    refusals = [route for route in state.routes if route.kind == "unreachable"]
+    assert [str(route) for route in refusals] == [
+        "unreachable default table 57568 metric 1024"
+    ] * is_refused
+    assert [rule.family for rule in state.rules if rule.is_not] == [6] * is_refused
+
+
+@pytest.mark.parametrize(("mode", "count"), [("auto", 3), ("block", 1), ("off", 1)])
+def test_blocked_or_left_alone_nothing_of_ipv6_is_taken(mode: str, count: int) -> None:
+    assert len(want_six(ipv6=mode).state.addresses) == count
