@@ -28,6 +28,7 @@ from sevpn.server.certificate import make_identity
 from sevpn.server.faults import AnswerError, Close, CloseAfter, Send, Silence, Stage
 from sevpn.server.server import Server
 from sevpn.testing.faults import MALFORMED_ANSWERS
+from sevpn.transport.dialing import Dialing
 from sevpn.transport.resolve import Address
 from sevpn.transport.stream import SecureStream
 from sevpn.transport.tls import TrustPolicy
@@ -83,7 +84,7 @@ class Opened:
             hub="TEST",
             credentials=Anonymous("alice"),
             trust=TrustPolicy(pins=(f"sha256:{server.certificate_sha256}",)),
-            family="4",
+            dialing=Dialing(family="4"),
             hello_s=5.0,
             options=session_options(connections, is_half_duplex=is_half_duplex),
         )
@@ -94,7 +95,7 @@ class Opened:
             on_addresses=on_addresses,
             on_hello=lambda _stream, _hello: None,
         )
-        return cls(destination, session, Peer.of(session.stream))
+        return cls(destination, session, session.peer)
 
     async def add(self) -> OpenedConnection:
         opened = await open_additional(
@@ -151,8 +152,10 @@ async def test_another_certificate_is_never_told_the_key() -> None:
         opened = await Opened.on(server)
         other = Server(server.config, identity=make_identity(("localhost",)))
         async with other:
-            moved = replace(opened.destination, port=other.port)
-            opened.destination = replace(moved, trust=TrustPolicy(insecure=True))
+            opened.peer = replace(opened.peer, port=other.port)
+            opened.destination = replace(
+                opened.destination, trust=TrustPolicy(insecure=True)
+            )
 
             error = await opened.fail()
 

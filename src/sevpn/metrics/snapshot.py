@@ -90,6 +90,10 @@ class Udp(msgspec.Struct, frozen=True, kw_only=True):
     """1 or 2 once negotiated."""
     reason: str | None = None
     """Why it is in this state."""
+    inbound_frames: int = 0
+    """Frames of this session that came by UDP."""
+    outbound_frames: int = 0
+    """Frames of this session that left by UDP."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +117,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """UDP acceleration."""
     policy: dict[str, int] = {}
     """The hub's policy for this user, by the server's names."""
+    message: str | None = None
+    """What the server told its users at the login; safe to show, perhaps several lines."""
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +224,8 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """IPv6 inside the tunnel."""
     routes: list[str] = []
     """Routes that this tunnel has installed, as `ip route` writes them."""
+    rules: list[str] = []
+    """Policy rules that it has installed, as `ip rule` writes them; those of IPv6 begin with `-6`."""
     dns: Dns | None = None
     """Name resolution, when the tunnel was asked to set it."""
     lock: Literal["off", "holding", "open"] = "off"

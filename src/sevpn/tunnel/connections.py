@@ -31,7 +31,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from sevpn.errors import (
     CertificateError,
@@ -74,17 +74,27 @@ _SHORT_LIVES: Final = 3
 _ENDED: Final = frozenset({ServerError.SESSION_TIMEOUT, ServerError.INVALID_PROTOCOL})
 
 
-def session_options(connections: int, *, is_half_duplex: bool) -> SessionOptions:
+def session_options(
+    connections: int,
+    *,
+    is_half_duplex: bool,
+    use_compress: bool = False,
+    can_resume: bool = False,
+    mode: Literal["client", "bridge", "monitor"] = "client",
+) -> SessionOptions:
     """Return what a Login asks for so that *connections* are granted, and no more.
 
     QoS is asked for where it has enough connections: a server that grants it grants
-    at least 2, and 4 with half duplex.
+    at least 2, and 4 with half duplex. A session that is to be taken up again asks for
+    2 at least, so that a dead connection which the server still lists is in nobody's way.
     """
     least = 2 if is_half_duplex else 1
     return SessionOptions(
-        max_connections=max(connections, least),
+        max_connections=max(connections, least, 2 if can_resume else 1),
         half_connection=is_half_duplex,
+        use_compress=use_compress,
         qos=connections >= 2 * least,
+        mode=mode,
     )
 
 

@@ -11,10 +11,59 @@ docs/reference/protocol-data.md#policies.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
-from sevpn.errors import LeaseError, NotProvenError
+from sevpn.errors import Failure, LeaseError, NotProvenError, SevpnError, SilenceError
+from sevpn.protocol.neighbour import Silent
 
-__all__ = ["explain_no_lease", "explain_no_proof", "policy_warnings"]
+__all__ = [
+    "describe_policy",
+    "explain_no_lease",
+    "explain_no_proof",
+    "explain_silence",
+    "policy_warnings",
+]
+
+_LIMITS: Final = {
+    "DHCPFilter": "DHCP is dropped",
+    "DHCPForce": "leased addresses only",
+    "FilterIPv4": "IPv4 is dropped",
+    "FilterIPv6": "IPv6 is dropped",
+    "FilterNonIP": "all but IP is dropped",
+    "NoBridge": "one machine only",
+    "NoRouting": "no routing for others",
+    "CheckMac": "no MAC address of others",
+    "CheckIP": "no IPv4 address of others",
+    "PrivacyFilter": "no traffic between users",
+    "NoServer": "no incoming connections",
+    "ArpDhcpOnly": "no broadcasts",
+    "MaxMac": "at most {} MAC addresses",
+    "MaxIP": "at most {} IPv4 addresses",
+    "MaxIPv6": "at most {} IPv6 addresses",
+    "MaxUpload": "at most {} bit/s to the hub",
+    "MaxDownload": "at most {} bit/s from the hub",
+    "RSandRAFilter": "router advertisements are dropped",
+    "RAFilter": "router advertisements are dropped",
+    "DHCPv6Filter": "DHCPv6 is dropped",
+    "NoRoutingV6": "no IPv6 routing for others",
+    "CheckIPv6": "no IPv6 address of others",
+    "NoServerV6": "no incoming IPv6 connections",
+    "NoIPv6DefaultRouterInRA": "no IPv6 default router",
+    "FixPassword": "the password cannot be changed",
+    "NoSavePassword": "the password must not be stored",
+    "AutoDisconnect": "sessions end after {} s",
+    "VLanId": "VLAN {}",
+}
+"""Policies that limit a user, in words; a number stands where the braces are."""
+
+
+def describe_policy(policy: Mapping[str, int]) -> tuple[str, ...]:
+    """Return what *policy* keeps the user from, by the server's name and in words."""
+    return tuple(
+        f"{name} ({words.format(policy[name])})"
+        for name, words in _LIMITS.items()
+        if policy.get(name)
+    )
 
 
 def explain_no_lease(
@@ -45,11 +94,35 @@ def explain_no_proof(
         )
     elif policy.get("FilterIPv4"):
         cause = "the hub's policy FilterIPv4 drops all IPv4"
+    elif policy.get("CheckIP"):
+        cause = (
+            "the hub's policy CheckIP drops an address that another session uses; "
+            "is it free, and is the gateway right (--gateway)?"
+        )
+    elif policy.get("CheckMac"):
+        cause = (
+            "the hub's policy CheckMac drops a MAC address that another session uses; "
+            "is it free (--mac), and is the gateway right (--gateway)?"
+        )
     elif gateway is not None:
         cause = f"is {gateway} the right gateway (--gateway), and is it up?"
     else:
         cause = "is anybody else on the hub, and is the address right?"
     return NotProvenError(f"{error}: {cause}")
+
+
+def explain_silence(silent: Silent, *, gateway: object | None) -> SevpnError:
+    """Return what it means that the gateway does not answer any more."""
+    if silent.has_server_spoken:
+        return NotProvenError(
+            f"the gateway {gateway} has not answered ARP for {silent.since_s:.1f} s, while the server is there: "
+            "it is down, or the hub has cut it off; ask the hub's administrator"
+        )
+    return SilenceError(
+        f"the tunnel has carried nothing for {silent.since_s:.1f} s, not even an answer of the gateway "
+        f"{gateway}: the way to the server is dead, or the server is",
+        failure=Failure.TEMPORARY,
+    )
 
 
 def policy_warnings(
@@ -64,6 +137,19 @@ def policy_warnings(
         )
     if policy.get("FilterIPv4"):
         warnings.append(f"hub {hub!r} drops all IPv4 (policy FilterIPv4)")
+    if is_static and policy.get("CheckIP"):
+        warnings.append(
+            f"hub {hub!r} drops everything from an address that another session uses (policy CheckIP)"
+        )
+    if policy.get("FilterNonIP"):
+        warnings.append(f"hub {hub!r} drops all but IP and ARP (policy FilterNonIP)")
+    if policy.get("FilterIPv6"):
+        warnings.append(f"hub {hub!r} drops all IPv6 (policy FilterIPv6)")
+    if policy.get("AutoDisconnect"):
+        warnings.append(
+            f"hub {hub!r} ends sessions after {policy['AutoDisconnect']} s (policy AutoDisconnect); "
+            "the tunnel leaves then"
+        )
     if policy.get("NoServer"):
         warnings.append(
             f"hub {hub!r} lets nobody open connections to this host (policy NoServer)"

@@ -10,8 +10,9 @@ tells its listener what they conclude:
 
     pump ──frames──> Inside ──> answer_poll        the hub's ARP and ND polls
                             ──> DhcpClient         the lease, all its life
+                            ──> Ipv6Client         what routers offer, likewise
                             ──> Prover             until the tunnel is proven
-                            ──> GatewayWatch       afterwards: latency
+                            ──> GatewayWatch       afterwards: latency, silence
     pump <──inject── Inside <── frames_to_send()
 
 One :class:`Inside` lives as long as one session. The lease it ends with is
@@ -21,6 +22,7 @@ remembered by the supervisor for the next session's INIT-REBOOT.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
@@ -36,11 +38,14 @@ from sevpn.protocol.dhcp import (
     LeaseObtained,
     LeaseRenewed,
 )
+from sevpn.protocol.ipv6 import Ipv6Client, Ipv6Settings
 from sevpn.protocol.neighbour import (
     GatewayWatch,
+    Latency,
     NotProven,
     Proven,
     Prover,
+    Silent,
     announce,
     answer_poll,
 )
@@ -67,6 +72,12 @@ class InsideListener:
     heard: Callable[[], None]
     """Something came back through the tunnel after the proof."""
 
+    silent: Callable[[Silent], None] = lambda _: None
+    """The gateway does not answer any more."""
+
+    ipv6_changed: Callable[[], None] = lambda: None
+    """Routers in the hub offer something else than before."""
+
 
 class Inside:
     """The machines inside one session.
@@ -77,6 +88,8 @@ class Inside:
         clock: Seconds on the monotonic clock.
         random: Returns so many random bytes.
         listener: Whom to tell.
+        activity: Returns when something last came from the server, on *clock*, and how
+            many frames have come in altogether.
     """
 
     def __init__(
@@ -87,14 +100,17 @@ class Inside:
         clock: Callable[[], float],
         random: Callable[[int], bytes],
         listener: InsideListener,
+        activity: Callable[[], tuple[float, int]] = lambda: (-math.inf, 0),
     ) -> None:
         self._mac = mac
         self._inject = inject
         self._clock = clock
         self._random = random
         self._listener = listener
+        self._activity = activity
         self._addresses: Collection[IPv4Address | IPv6Address] = ()
         self._dhcp: DhcpClient | None = None
+        self._ipv6: Ipv6Client | None = None
         self._prover: Prover | None = None
         self._watch: GatewayWatch | None = None
         self._leased: asyncio.Future[Lease] | None = None
@@ -112,6 +128,17 @@ class Inside:
         )
         self._dhcp.start(self._clock())
         self._turn()
+
+    def begin_ipv6(self) -> None:
+        """Begin to listen to routers of IPv6, until :meth:`close`."""
+        self._ipv6 = Ipv6Client(mac=self._mac, random=self._random)
+        self._ipv6.start(self._clock())
+        self._turn()
+
+    @property
+    def ipv6(self) -> Ipv6Settings:
+        """What routers offer now."""
+        return Ipv6Settings() if self._ipv6 is None else self._ipv6.settings
 
     async def obtain_lease(self) -> Lease:
         """Wait until there is a lease.
@@ -174,6 +201,8 @@ class Inside:
         self._addresses = addresses
         if self._dhcp is not None:
             self._dhcp.kernel_answers = True
+        if self._ipv6 is not None:
+            self._ipv6.kernel_answers = True
         self._inject(
             [
                 announce(self._mac, address)
@@ -188,6 +217,8 @@ class Inside:
         self._watch = None
         if self._dhcp is not None:
             self._dhcp.kernel_answers = False
+        if self._ipv6 is not None:
+            self._ipv6.kernel_answers = False
 
     def release(self) -> bool:
         """Give the lease back, and return whether there was one.
@@ -195,18 +226,23 @@ class Inside:
         The frame is on its way when this returns; give the server a moment before
         the session is closed.
         """
-        if self._dhcp is None or self.lease is None:
-            return False
-        self._dhcp.release(self._clock())
-        self._inject(self._dhcp.frames_to_send())
-        self.lease = None
-        return True
+        frames: list[bytes] = []
+        if self._ipv6 is not None:
+            self._ipv6.release()
+            frames += self._ipv6.frames_to_send()
+        if self._dhcp is not None and self.lease is not None:
+            self._dhcp.release(self._clock())
+            frames += self._dhcp.frames_to_send()
+            self.lease = None
+        if frames:
+            self._inject(frames)
+        return bool(frames)
 
     def close(self) -> None:
         """Stop all timers and forget the machines; waiters are cancelled."""
         if self._timer is not None:
             self._timer.cancel()
-        self._dhcp = self._prover = self._watch = None
+        self._dhcp = self._ipv6 = self._prover = self._watch = None
         for waiter in (self._leased, self._proof):
             if waiter is not None:
                 waiter.cancel()
@@ -223,6 +259,8 @@ class Inside:
                 answers.append(answer)
             if self._dhcp is not None:
                 self._dhcp.receive_frame(frame, now)
+            if self._ipv6 is not None:
+                self._ipv6.receive_frame(frame, now)
             if self._prover is not None:
                 self._prover.receive_frame(frame, now)
             if self._watch is not None:
@@ -231,9 +269,13 @@ class Inside:
             self._inject(answers)
         self._turn()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Do what is due, now rather than by the alarm, which stands still while the machine sleeps."""
         now = self._clock()
-        for machine in (self._dhcp, self._prover, self._watch):
+        if self._watch is not None:
+            heard_at, frames = self._activity()
+            self._watch.saw(heard_at=heard_at, inbound_frames=frames)
+        for machine in self._machines():
             if (
                 machine is not None
                 and (deadline := machine.next_deadline()) is not None
@@ -247,24 +289,30 @@ class Inside:
         self._hear_dhcp()
         self._hear_prover()
         self._hear_watch()
-        for machine in (self._dhcp, self._prover, self._watch):
+        if self._ipv6 is not None and self._ipv6.has_changed():
+            self._listener.ipv6_changed()
+        for machine in self._machines():
             if machine is not None and (frames := machine.frames_to_send()):
                 self._inject(frames)
         self._set_alarm()
+
+    def _machines(
+        self,
+    ) -> tuple[DhcpClient | Ipv6Client | Prover | GatewayWatch | None, ...]:
+        return (self._dhcp, self._ipv6, self._prover, self._watch)
 
     def _set_alarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        machines = (self._dhcp, self._prover, self._watch)
         deadlines = [
             at
-            for machine in machines
+            for machine in self._machines()
             if machine is not None and (at := machine.next_deadline()) is not None
         ]
         if deadlines:
             delay_s = max(0.0, min(deadlines) - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.wake)
 
     def _hear_dhcp(self) -> None:
         while self._dhcp is not None and (event := self._dhcp.next_event()) is not None:
@@ -301,6 +349,10 @@ class Inside:
         while (
             self._watch is not None and (event := self._watch.next_event()) is not None
         ):
-            self.latency_s = event.rtt_s
-            if event.rtt_s is not None:
-                self._listener.heard()
+            match event:
+                case Latency(rtt_s):
+                    self.latency_s = self.latency_s if rtt_s is None else rtt_s
+                    self._listener.heard()
+                case Silent():
+                    self.latency_s = None
+                    self._listener.silent(event)

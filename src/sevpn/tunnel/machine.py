@@ -25,7 +25,13 @@ Layer: tunnel; pure. Runs in: the control thread; `supervisor.py` is its shell.
                                                 │            │ Proven       │
                                                 │      ┌─────v─────┐        │
                                                 └──────┤ Connected ├────────┘
-                                         SessionLost   └───────────┘
+                                         SessionLost   └──┬─────^──┘
+                                                          │     │ Resumed
+                             SessionLost, Heal, where     │     │
+                             the server may still know    │   ┌─┴────────┐
+                             the session                  └──>│ Resuming │
+                                                              └─┬────────┘
+                                                                └─> as if it had not been tried
 
 Each action is begun by the shell and reported back as one event. An event that
 comes late (the end of something that was given up) changes nothing. What is
@@ -70,6 +76,9 @@ __all__ = [
     "Proving",
     "ReleaseHost",
     "Resolving",
+    "ResumeSession",
+    "Resumed",
+    "Resuming",
     "SessionLost",
     "SessionOpened",
     "SetTimer",
@@ -157,6 +166,21 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class Resuming:
+    """All connections are gone; the session is being taken up again, the host untouched."""
+
+    run: Run
+    """What has happened so far."""
+
+    since: float
+    """When the session was proven, in seconds on the monotonic clock."""
+
+    cause: SevpnError | str
+    """What has happened to the connections: how the last one was lost, or what the
+    network underneath has done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """An attempt failed or a session was lost; the next attempt has its time."""
 
@@ -192,6 +216,7 @@ State = (
     | Configuring
     | Proving
     | Connected
+    | Resuming
     | Waiting
     | Disconnecting
     | Failed
@@ -214,6 +239,13 @@ class TurnOff:
 @dataclass(frozen=True, slots=True)
 class Heal:
     """Drop what there is and begin again now."""
+
+    reason: str | None = None
+    """What has happened underneath, so that the connections are dead already; `None`:
+    the user wants it."""
+
+    can_resume: bool = False
+    """Whether the server may still know the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +303,18 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:
-    """The session ended by itself."""
+    """The session's last connection ended by itself."""
 
     error: SevpnError
     """How."""
+
+    can_resume: bool = False
+    """Whether the server may still know the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The session goes on, and something has come back through it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +337,7 @@ Event = (
     | Proven
     | StepFailed
     | SessionLost
+    | Resumed
     | Left
 )
 
@@ -324,8 +365,16 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeSession:
+    """Drop the connections, open another one for the same session, and prove it."""
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """Give up what is under way and close the session, if there is one."""
+
+    polite: bool = True
+    """Whether to tell the server; nobody is told by a way that has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +400,7 @@ Action = (
     | ObtainLease
     | ConfigureHost
     | Prove
+    | ResumeSession
     | CloseSession
     | ReleaseHost
     | SetTimer
@@ -401,6 +451,8 @@ def step(
             return _step_trying(state, event, now=now, rules=rules, jitter=jitter)
         case Connected():
             return _step_connected(state, event, now=now, rules=rules, jitter=jitter)
+        case Resuming():
+            return _step_resuming(state, event, now=now, rules=rules, jitter=jitter)
         case Waiting():
             return _step_waiting(state, event, now)
         case Disconnecting():
@@ -413,7 +465,7 @@ def _step_off(state: Down | Failed, event: Event, now: float) -> Step:
     match event:
         case TurnOn():
             return Step(Resolving(Run(started_at=now)), (OpenSession(),))
-        case TurnOff() | Heal() | TimerFired() | Left():
+        case TurnOff() | Heal() | TimerFired() | Left() | Resumed():
             return Step(state)
         case (
             AddressesKnown()
@@ -437,10 +489,8 @@ def _step_trying(
     match event:
         case TurnOff():
             return Step(Disconnecting(None), (LeaveAndRestore(),))
-        case Heal():
-            return Step(
-                Resolving(state.run), (CloseSession(), ReleaseHost(), OpenSession())
-            )
+        case Heal(reason):
+            return _begin_again(state.run, reason)
         case StepFailed(error) | SessionLost(error):
             return _after_failure(state.run, error, now=now, rules=rules, jitter=jitter)
         case LeaseLost() if isinstance(state, Configuring | Proving):
@@ -456,7 +506,9 @@ def _step_trying(
             | Proven()
         ):
             return _step_forward(state, event, now)
-        case TurnOn() | TimerFired() | Left() | LeaseChanged() | LeaseLost():
+        case (
+            TurnOn() | TimerFired() | Left() | LeaseChanged() | LeaseLost() | Resumed()
+        ):
             return Step(
                 state
             )  # already wanted; an old timer; news of a lease that is not in use
@@ -498,18 +550,54 @@ def _step_connected(
     match event:
         case TurnOff():
             return Step(Disconnecting(None), (LeaveAndRestore(),))
-        case Heal():
-            return Step(
-                Resolving(state.run), (CloseSession(), ReleaseHost(), OpenSession())
-            )
+        case Heal(str(reason), can_resume=True):
+            return Step(Resuming(state.run, state.since, reason), (ResumeSession(),))
+        case Heal(reason):
+            return _begin_again(_rested(state, now), reason)
+        case SessionLost(error, can_resume=True):
+            return Step(Resuming(state.run, state.since, error), (ResumeSession(),))
         case SessionLost(error) | StepFailed(error):
-            run = state.run.rested() if now - state.since >= STABLE_S else state.run
+            run = _rested(state, now)
             return _after_failure(run, error, now=now, rules=rules, jitter=jitter)
         case LeaseLost():
             return Step(Leasing(state.run), (ReleaseHost(), ObtainLease()))
         case LeaseChanged():
             return Step(Configuring(state.run), (ConfigureHost(),))
         case TurnOn() | TimerFired() | Left():
+            return Step(state)
+        case (
+            AddressesKnown()
+            | HelloSeen()
+            | SessionOpened()
+            | LeaseObtained()
+            | HostConfigured()
+            | Proven()
+            | Resumed()
+        ):
+            return Step(state)  # the late end of something that was given up
+        case _:
+            assert_never(event)
+
+
+def _step_resuming(
+    state: Resuming, event: Event, *, now: float, rules: Rules, jitter: float
+) -> Step:
+    match event:
+        case Resumed():
+            return Step(Connected(state.run, state.since))
+        case Heal(str(reason), can_resume=True):
+            # The network has moved once more: what is under way goes nowhere.
+            return Step(Resuming(state.run, state.since, reason), (ResumeSession(),))
+        case Heal(reason):
+            return _begin_again(_rested(state, now), reason)
+        case StepFailed() | SessionLost() | LeaseLost():
+            run = _rested(state, now)
+            if isinstance(state.cause, str):
+                return _begin_again(run, state.cause)
+            return _after_failure(run, state.cause, now=now, rules=rules, jitter=jitter)
+        case TurnOff():
+            return Step(Disconnecting(None), (LeaveAndRestore(),))
+        case TurnOn() | TimerFired() | Left() | LeaseChanged():
             return Step(state)
         case (
             AddressesKnown()
@@ -532,7 +620,7 @@ def _step_waiting(state: Waiting, event: Event, now: float) -> Step:
             return Step(Resolving(state.run), (OpenSession(),))
         case TurnOff():
             return Step(Disconnecting(None), (LeaveAndRestore(),))
-        case TurnOn() | TimerFired() | Left():
+        case TurnOn() | TimerFired() | Left() | Resumed():
             return Step(state)  # already wanted; a timer that was set earlier
         case (
             AddressesKnown()
@@ -554,7 +642,7 @@ def _step_disconnecting(state: Disconnecting, event: Event) -> Step:
     match event:
         case Left():
             return Step(Down() if state.error is None else Failed(state.error))
-        case TurnOn() | TurnOff() | Heal() | TimerFired():
+        case TurnOn() | TurnOff() | Heal() | TimerFired() | Resumed():
             return Step(state)  # nothing stops a restoration that has begun
         case (
             AddressesKnown()
@@ -570,6 +658,16 @@ def _step_disconnecting(state: Disconnecting, event: Event) -> Step:
             return Step(state)
         case _:
             assert_never(event)
+
+
+def _rested(state: Connected | Resuming, now: float) -> Run:
+    """Forget earlier failures if this session has lasted."""
+    return state.run.rested() if now - state.since >= STABLE_S else state.run
+
+
+def _begin_again(run: Run, reason: str | None) -> Step:
+    close = CloseSession(polite=reason is None)
+    return Step(Resolving(run), (close, ReleaseHost(), OpenSession()))
 
 
 def _after_failure(

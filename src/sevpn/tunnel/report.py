@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Literal
 
 from sevpn.config.profile import Settings
+from sevpn.dataplane.udpflow import UdpFlow
 from sevpn.errors import SevpnError
 from sevpn.log import get_logger
 from sevpn.metrics import snapshot as document
 from sevpn.metrics.counters import Counters
 from sevpn.net.host import HostReport
+from sevpn.net.model import DEFAULT_V6
 from sevpn.net.tap import Tap
 from sevpn.net.wanted import DEFAULT_MTU, Wanted
 from sevpn.protocol.dhcp import Lease
@@ -42,6 +44,8 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 _MAX_WARNINGS: Final = 32
+
+_AND_IT_TOO: Final = ", and the password is shown to whoever it is"
 
 _BY: Final = {
     "gateway": "the gateway answers",
@@ -92,6 +96,9 @@ class Parts:
     connections: int = 1
     """TCP connections that are open."""
 
+    udp: UdpFlow | None = None
+    """The session's UDP flow, if it has one."""
+
 
 def state_name(state: m.State) -> document.State:
     """Return the public name of a state, such as `resolving`."""
@@ -107,6 +114,7 @@ _NAMES: Final[dict[type[m.State], document.State]] = {
     m.Configuring: "configuring",
     m.Proving: "proving",
     m.Connected: "connected",
+    m.Resuming: "connecting",
     m.Disconnecting: "disconnecting",
     m.Waiting: "waiting",
     m.Failed: "failed",
@@ -136,9 +144,12 @@ class Reporter:
             host=settings.host, port=settings.port, hub=settings.hub
         )
         self._tls = document.Tls()
+        self._port = settings.port
         self._warnings: list[str] = []
         self._last_error: str | None = None
         self._sessions = 0
+        self._message = ""
+        self._resumed = 0
         self._listeners: list[Listener] = []
 
     # --- events ---
@@ -179,12 +190,21 @@ class Reporter:
             {"addresses": [str(a) for a in addresses]},
         )
 
+    def redirected(self, address: IPv4Address | IPv6Address, port: int) -> None:
+        """The cluster's controller sends the login to one of its members."""
+        self._port = port
+        self._tell(
+            "redirected",
+            f"{self._settings.host} is a cluster; its member {address} port {port} has the session",
+            {"address": str(address), "port": port},
+        )
+
     def greeted(self, stream: SecureStream, hello: Hello) -> None:
         """The server said Hello."""
         self._server = document.Server(
             host=self._settings.host,
             address=str(stream.peer_address),
-            port=self._settings.port,
+            port=self._port,
             hub=self._settings.hub,
             product=hello.product,
             version=hello.version,
@@ -200,7 +220,7 @@ class Reporter:
         }
         self._tell(
             "connected-to-server",
-            f"{stream.peer_address} port {self._settings.port}, {stream.tls_version}, {trust[stream.verified_by]}: "
+            f"{stream.peer_address} port {self._port}, {stream.tls_version}, {trust[stream.verified_by]}: "
             f"{hello.product}",
             {
                 "address": str(stream.peer_address),
@@ -211,7 +231,8 @@ class Reporter:
         if stream.verified_by == "none":
             self.warn(
                 (
-                    "the server's certificate is not verified (--insecure): anybody on the way can read everything; "  # noqa: ISC004 - one sentence
+                    "the server's certificate is not verified (--insecure): anybody on the way can read everything"  # noqa: ISC004 - one sentence
+                    f"{_AND_IT_TOO if self._settings.login == 'plain' else ''}; "
                     f"pin it with --pin sha256:{stream.certificate_sha256}",
                 )
             )
@@ -219,18 +240,36 @@ class Reporter:
     def logged_in(self, opened: OpenedSession) -> None:
         """The server said Welcome."""
         self._sessions += 1
+        self._resumed = 0
         name = opened.welcome.session_name
         self._tell(
             "logged-in",
             f"session {name} on hub {self._settings.hub}",
             {"session": name},
         )
-        if opened.welcome.message:
-            self._tell(
-                "message",
-                f"the server says: {opened.welcome.message}",
-                {"message": opened.welcome.message},
-            )
+        message = opened.welcome.message
+        # It comes with each login; who has read it need not read it again.
+        if message.strip() and message != self._message:
+            self._tell("message", f"the server says: {message}", {"message": message})
+        self._message = message
+
+    def asked_to_leave(self, after_s: float) -> None:
+        """The hub wants sessions to end after so many seconds."""
+        self._tell(
+            "asked-to-leave",
+            f"hub {self._settings.hub!r} ends sessions after {_span(after_s)} (policy AutoDisconnect): leaving; "
+            "start again for another session",
+            {"after_s": after_s},
+        )
+
+    def resumed(self, peer: IPv4Address | IPv6Address) -> None:
+        """The session goes on with another connection."""
+        self._resumed += 1
+        self._tell(
+            "resumed",
+            f"the session goes on, by way of {peer}",
+            {"resumed": self._resumed},
+        )
 
     def granted(self, opened: int, wanted: int, welcome: Welcome) -> None:
         """So many connections will be opened where so many are wanted."""
@@ -240,6 +279,8 @@ class Reporter:
             )
         if self._settings.half_duplex and not welcome.half_connection:
             self.warn(("the server does not grant half duplex",))
+        if self._settings.compress and not welcome.use_compress:
+            self.warn(("the server does not grant compression",))
 
     def connection_opened(self, number: int, direction: Direction) -> None:
         """Another connection of the session is open."""
@@ -314,6 +355,21 @@ class Reporter:
         """Something came back again."""
         self._proven_at = _now()
 
+    def roamed(self, reason: str) -> None:
+        """The network underneath has moved, and the tunnel begins again."""
+        self._last_error = reason
+        self._tell("roamed", reason, {"reason": reason})
+
+    def silent(self, text: str) -> None:
+        """What was proven does not answer any more; told once until it does."""
+        if self._proven_at is not None:
+            self._tell("silent", text, {})
+        self._proven_at = None
+
+    def withdraw(self, sentences: Collection[str]) -> None:
+        """What was warned of is not so any more."""
+        self._warnings = [line for line in self._warnings if line not in sentences]
+
     def warn(self, sentences: Iterable[str]) -> None:
         """Keep and tell what is not as asked; each sentence once."""
         for sentence in sentences:
@@ -324,6 +380,7 @@ class Reporter:
     def new_attempt(self) -> None:
         """What was warned of and proven belonged to an earlier session."""
         self._warnings.clear()
+        self._port = self._settings.port
         self.unproven()
 
     def unproven(self) -> None:
@@ -358,13 +415,18 @@ class Reporter:
             server=self._server,
             session=None
             if parts.session is None
-            else self._session(parts.session, parts.connections),
+            else self._session(parts.session, parts.connections, parts.udp),
             interface=None
             if parts.tap is None
             else self._interface(parts.tap, parts.mac, wanted, parts.kernel),
-            lease=None if wanted is None else self._lease(wanted, parts.lease),
+            lease=self._lease(wanted, parts.lease)
+            if wanted is not None and wanted.address is not None
+            else None,
             routes=list(parts.host.routes),
+            rules=list(parts.host.rules),
             dns=self._dns(parts.host),
+            lock=self._lock(parts.host),
+            ipv6=self._ipv6(wanted),
             counters=self._counters(parts.counters),
             latency_ms={
                 "gateway": None
@@ -375,7 +437,9 @@ class Reporter:
             last_error=self._last_error,
         )
 
-    def _session(self, opened: OpenedSession, connections: int) -> document.Session:
+    def _session(
+        self, opened: OpenedSession, connections: int, flow: UdpFlow | None
+    ) -> document.Session:
         welcome = opened.welcome
         return document.Session(
             name=welcome.session_name,
@@ -383,8 +447,11 @@ class Reporter:
             max_connections=welcome.max_connections,
             half_duplex=welcome.half_connection,
             compressed=welcome.use_compress,
+            resumed=self._resumed,
             tls=self._tls,
+            udp=_udp(opened, flow),
             policy=dict(welcome.policy),
+            message=welcome.message or None,
         )
 
     def _interface(
@@ -432,8 +499,30 @@ class Reporter:
             else self._wall(lease.expires_at),
         )
 
+    def _ipv6(self, wanted: Wanted | None) -> document.Ipv6:
+        if wanted is None:
+            return document.Ipv6()
+        addresses = [a for a in wanted.state.addresses if a.version == 6]
+        router = next(
+            (
+                route.gateway
+                for route in wanted.state.routes
+                if route.destination == DEFAULT_V6 and route.gateway is not None
+            ),
+            None,
+        )
+        return document.Ipv6(
+            addresses=[str(address) for address in addresses],
+            gateway=None if router is None else str(router),
+        )
+
+    def _lock(self, host: HostReport) -> Literal["off", "holding", "open"]:
+        if not host.is_locked:
+            return "off"
+        return "open" if self._state == "connected" else "holding"
+
     def _dns(self, host: HostReport) -> document.Dns | None:
-        if not self._settings.accept_dns and not self._settings.dns:
+        if not self._settings.asks_for_names:
             return None
         return document.Dns(
             backend=host.dns_backend,
@@ -458,6 +547,19 @@ class Reporter:
         """Return a time of the monotonic clock as wall-clock time."""
         ahead = dt.timedelta(seconds=at - self._clock())
         return _format(dt.datetime.now(dt.UTC) + ahead)
+
+
+def _udp(opened: OpenedSession, flow: UdpFlow | None) -> document.Udp:
+    if flow is None:
+        reason = opened.udp if isinstance(opened.udp, str) else None
+        return document.Udp(reason=reason)
+    return document.Udp(
+        state=flow.state,
+        version=flow.version,
+        reason=flow.reason,
+        inbound_frames=flow.received_frames,
+        outbound_frames=flow.sent_frames,
+    )
 
 
 def _now() -> str:

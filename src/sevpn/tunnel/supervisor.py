@@ -25,45 +25,77 @@ import asyncio
 import contextlib
 import random
 import secrets
+import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
-from typing import Any, TypeVar, assert_never
+from pathlib import Path
+from typing import Any, Final, TypeVar, assert_never
 
 from sevpn.config.profile import Settings
+from sevpn.dataplane.outbound import Outbound
 from sevpn.dataplane.path import is_compiled
 from sevpn.dataplane.pump import Pump
-from sevpn.errors import LeaseError, NotProvenError, SevpnError
+from sevpn.dataplane.udpflow import UdpFlow
+from sevpn.errors import InterfaceGoneError, LeaseError, NotProvenError, SevpnError
 from sevpn.log import get_logger
+from sevpn.metrics.counters import Counters
 from sevpn.metrics.snapshot import Tunnel
+from sevpn.net.dns.uplink import host_names
 from sevpn.net.host import Host
+from sevpn.net.marks import set_mark
+from sevpn.net.monitor import PACKET_FILTER, Monitor
+from sevpn.net.sleep import SleepWatch
 from sevpn.net.tap import Tap
-from sevpn.net.wanted import DEFAULT_MTU, Wanted, wanted_state
+from sevpn.net.uplink import Underlay, Uplink, bind_to_uplink
+from sevpn.net.wanted import DEFAULT_MTU, Wanted, bridged_state, wanted_state
+from sevpn.protocol.credentials import Credentials
 from sevpn.protocol.dhcp import Lease
 from sevpn.protocol.identity import ClientIdentity
+from sevpn.protocol.ipv6 import Ipv6Settings
 from sevpn.protocol.joining import Direction
 from sevpn.protocol.messages import Hello
-from sevpn.protocol.neighbour import Proven
+from sevpn.protocol.neighbour import Proven, Silent
+from sevpn.transport.lookup import OwnLookUp
+from sevpn.transport.remembering import Remembering
+from sevpn.transport.resolve import LookUp
 from sevpn.transport.stream import SecureStream
+from sevpn.transport.udp import open_udp
 from sevpn.tunnel import machine as m
 from sevpn.tunnel.connections import (
     ConnectionKeeper,
     KeeperListener,
     connections_to_open,
 )
-from sevpn.tunnel.hints import explain_no_lease, explain_no_proof, policy_warnings
+from sevpn.tunnel.hints import (
+    explain_no_lease,
+    explain_no_proof,
+    explain_silence,
+    policy_warnings,
+)
 from sevpn.tunnel.inside import Inside, InsideListener
 from sevpn.tunnel.opening import (
     Address,
     Destination,
     OpenedSession,
-    Peer,
+    UdpSide,
     open_additional,
     open_session,
 )
+from sevpn.tunnel.places import Places
 from sevpn.tunnel.policy import Rules
 from sevpn.tunnel.report import Parts, Reporter
+from sevpn.tunnel.resuming import PROOF_S, can_resume, rejoin, wait_until_heard
+from sevpn.tunnel.roaming import Live, judge_attempt, judge_live
+from sevpn.tunnel.wishes import Wishes, WishListener
 from sevpn.wire.ethernet import MacAddress
 
 __all__ = ["Job", "Supervisor"]
@@ -75,6 +107,11 @@ T = TypeVar("T")
 _LAST_WORDS_S = 0.05
 """Between the RELEASE and the end of the session: a server drops blocks that it reads
 together with the end of the stream (5.01.9674: two or three of ten, and none after 20 ms)."""
+
+_LOCK_AGAIN_S: Final = 1.0
+"""After which a lock that could not be loaded again is tried once more."""
+
+_ETC: Final = Path("/etc")
 
 _NO_ADDRESS = IPv4Interface("0.0.0.0/32")
 """Of a tunnel with IPv6 alone: nobody is asked by ARP, and what comes is the proof."""
@@ -106,6 +143,24 @@ class Job:
     """TCP connections to open, as far as they are granted; `destination.options` says
     how many are asked for."""
 
+    renew_credentials: Callable[[], Awaitable[Credentials]] | None = None
+    """Returns the credentials of each login after the first, where those of
+    `destination` serve once; `None`: they serve for ever."""
+
+    notices: tuple[str, ...] = ()
+    """What the user should know of what was given, one sentence each."""
+
+    bridge: str | None = None
+    """The bridge that the TAP joins, instead of getting addresses and routes; `None`: none."""
+
+    known: Mapping[str, Sequence[Address]] = field(
+        default_factory=dict[str, Sequence[Address]]
+    )
+    """What the server's name resolved to in an earlier life."""
+
+    remember: Callable[[str, Sequence[Address]], None] = lambda _name, _addresses: None
+    """Keeps that for the next one."""
+
 
 def clock() -> float:
     """Return seconds on the clock that goes on while the machine sleeps."""
@@ -123,6 +178,14 @@ class Supervisor:
     def __init__(self, job: Job, host: Host) -> None:
         self._job = job
         self._host = host
+        self._destination = replace(
+            job.destination,
+            dialing=replace(
+                job.destination.dialing,
+                prepare=self._prepare_socket,
+                resolve=Remembering(self._own_look_up(), known=job.known),
+            ),
+        )
         self._state: m.State = m.Down()
         self._events: asyncio.Queue[tuple[object | None, m.Event]] = asyncio.Queue()
         self._work: asyncio.Task[None] | None = None
@@ -132,8 +195,31 @@ class Supervisor:
         self._session: OpenedSession | None = None
         self._inside: Inside | None = None
         self._keeper: ConnectionKeeper | None = None
+        self._udp: UdpFlow | None = None
         self._remembered: Lease | None = None
         self._wanted: Wanted | None = None
+        self._counters: Counters | None = None
+        self._places = Places(
+            job.settings.place_names,
+            self._destination.dialing.resolve,
+            changed=self._on_wish_changed,
+        )
+        self._uplink = Uplink()
+        self._sleep = SleepWatch(self.resumed)
+        self._filter = Monitor(self._on_filter_changed, PACKET_FILTER)
+        self._addresses: tuple[Address, ...] = ()
+        self._underlay = Underlay()
+        self._live: Live | None = None
+        self._has_connections = False
+        self._was_answered = False
+        self._was_told_to_leave = False
+        self._has_tried = False
+        self._wishes = Wishes(
+            hub=job.settings.hub,
+            password=job.settings.password,
+            listener=WishListener(leave=self._leave_as_asked, warn=self._warn),
+            clock=clock,
+        )
         self.report = Reporter(job.name, job.settings, clock=clock)
         self.restore_error: SevpnError | None = None
 
@@ -151,7 +237,7 @@ class Supervisor:
             while True:
                 origin, event = await self._events.get()
                 if origin is None or origin is self._work or origin is self._inside:
-                    self._take(event)
+                    self._take(self._judged(event))
                 if isinstance(self._state, m.Down | m.Failed):
                     break
         finally:
@@ -173,6 +259,25 @@ class Supervisor:
         """Drop the session and begin again at once."""
         self._hear(m.Heal())
 
+    def resumed(self, slept_s: float) -> None:
+        """Go on after the machine has slept.
+
+        What slept for as long as the session's time-out has no session any more, and
+        does not find out by itself before it has been silent for that long once more.
+
+        Args:
+            slept_s: How long, in seconds.
+        """
+        log.info("the machine has slept", slept_s=round(slept_s, 1))
+        session = self._session
+        if session is not None and slept_s < session.welcome.timeout_s:
+            _present(self._inside).wake()
+            return
+        self._live = None
+        reason = f"this machine has slept for {slept_s:.0f} s"
+        self.report.roamed(reason)
+        self._hear(m.Heal(reason))
+
     def subscribe(
         self, listener: Callable[[dict[str, Any]], None]
     ) -> Callable[[], None]:
@@ -181,7 +286,10 @@ class Supervisor:
 
     def snapshot(self) -> Tunnel:
         """Return the status document's TUNNEL as of now."""
-        inside, is_set = self._inside, isinstance(self._state, m.Proving | m.Connected)
+        inside, is_set = (
+            self._inside,
+            isinstance(self._state, m.Proving | m.Connected | m.Resuming),
+        )
         return self.report.snapshot(
             Parts(
                 session=self._session,
@@ -194,6 +302,7 @@ class Supervisor:
                 counters=None if self._pump is None else self._pump.counters,
                 host=self._host.describe(),
                 connections=0 if self._pump is None else self._pump.connection_count,
+                udp=self._udp,
             )
         )
 
@@ -218,6 +327,25 @@ class Supervisor:
         for action in step.actions:
             self._begin(action)
 
+    def _judged(self, event: m.Event) -> m.Event:
+        """Add to what has happened to the connections whether their session may live on."""
+        match event:
+            case m.SessionLost(error):
+                # Late news of connections that were given up on purpose.
+                if isinstance(self._state, m.Resuming) and not self._has_connections:
+                    return m.TimerFired()
+                return m.SessionLost(error, can_resume=self._can_resume(error))
+            case _:
+                return event
+
+    def _can_resume(self, error: SevpnError | None) -> bool:
+        session, pump = self._session, self._pump
+        if session is None or pump is None or not self._job.settings.resume:
+            return False
+        return can_resume(
+            session.welcome, heard_at=pump.heard_at, now=clock(), error=error
+        )
+
     def _begin(self, action: m.Action) -> None:
         match action:
             case m.OpenSession():
@@ -228,9 +356,11 @@ class Supervisor:
                 self._start(self._configure_host())
             case m.Prove():
                 self._start(self._prove())
-            case m.CloseSession():
+            case m.ResumeSession():
+                self._start(self._resume_session())
+            case m.CloseSession(polite):
                 self._give_up()
-                self._close_session(polite=True)
+                self._close_session(polite=polite)
             case m.ReleaseHost():
                 self._give_up()
                 self._release_host()
@@ -283,27 +413,42 @@ class Supervisor:
 
     async def _open_session(self) -> m.Event:
         self.report.new_attempt()
+        self.report.warn(self._job.notices)
         self._open_tap()
+        self._look_underneath()
         session = await open_session(
-            self._job.destination,
+            await self._next_destination(),
             identify=self._job.identify,
             random=secrets.token_bytes,
             on_addresses=self._on_addresses,
             on_hello=self._on_hello,
+            on_redirect=self.report.redirected,
         )
         self._begin_inside(session)
         if self._keeper is not None:
             # What the DHCP server answers would be lost before.
             await self._keeper.wait_until_heard(self._job.destination.hello_s)
-        if self._job.settings.dhcp:
+        if self._job.settings.ipv6 == "auto" and self._job.bridge is None:
+            _present(self._inside).begin_ipv6()
+        if self._uses_dhcp:
             _present(self._inside).begin_lease(
                 hostname=self._job.settings.hostname, remembered=self._remembered
             )
         return m.SessionOpened()
 
+    async def _next_destination(self) -> Destination:
+        """Return where to log in, with credentials that were not used before."""
+        destination, renew = self._destination, self._job.renew_credentials
+        if renew is None or not self._has_tried:
+            self._has_tried = True
+            return destination
+        return replace(destination, credentials=await renew())
+
     def _open_tap(self) -> None:
         if self._tap is not None:
-            return
+            if self._host.has_tap():
+                return
+            self._forget_tap()
         settings = self._job.settings
         self._tap = self._host.open_tap(
             settings.tap,
@@ -321,17 +466,43 @@ class Supervisor:
                 loop, self._on_connection_lost, number, error
             ),
             clock=clock,
+            counters=self._counters,
         )
+        self._counters = self._pump.counters
         self._pump.start()
-        self._host.watch(self._on_uplink_changed)
+        self._sleep.start()
+        self._host.watch(self._on_uplink_changed, loop)
+        if self._host.is_apart:
+            self._uplink.watch(self._roam)
+        self._host.watch_names(self._on_names_changed, loop)
+        if self._host.is_locked:
+            self._filter.start()
+
+    def _forget_tap(self) -> None:
+        """Let go of a TAP that is not there any more, so that there can be another."""
+        if self._pump is not None:
+            self._pump.stop()
+            self._pump = None
+        self._sleep.stop()
+        self._host.forget_tap()
+        self._tap = None
 
     async def _on_addresses(self, addresses: Sequence[Address]) -> None:
-        self.report.resolved(addresses)
+        if isinstance(self._state, m.Resolving):  # else a member's, after a redirect
+            self.report.resolved(addresses)
         self._host.pin_server(addresses)
+        self._addresses = tuple(addresses)
+        self._look_underneath()
+        proxy = self._destination.dialing.proxy
+        dialled = self._job.settings.host if proxy is None else proxy.host
+        if isinstance(self._state, m.Resolving):
+            self._job.remember(dialled, addresses)
         self._hear(m.AddressesKnown(), origin=asyncio.current_task())
 
     def _on_hello(self, stream: SecureStream, hello: Hello) -> None:
         self.report.greeted(stream, hello)
+        peer = stream.peer_address
+        self._live = Live(peer, stream.local_address, self._underlay.ways.get(peer))
         self._hear(m.HelloSeen(), origin=asyncio.current_task())
 
     def _begin_inside(self, session: OpenedSession) -> None:
@@ -346,27 +517,49 @@ class Supervisor:
                 lease_changed=self._on_lease_changed,
                 lease_lost=self._on_lease_lost,
                 heard=self.report.heard,
+                silent=self._on_silent,
+                ipv6_changed=self._on_wish_changed,
             ),
+            activity=lambda: (pump.heard_at, pump.counters.inbound_frames),
         )
         self.report.logged_in(session)
-        # While the stream is still ours to ask.
-        peer = Peer.of(session.stream)
+        self._wishes.began(session.welcome)
         direction = (
             Direction.TO_SERVER if session.welcome.half_connection else Direction.BOTH
         )
         pump.has_priority = session.welcome.qos
+        self._has_connections = True
+        self._begin_udp(session)
         # Listen before the first word is sent: what the hub says now is for us, too.
         pump.attach(
             session.stream,
             leftover=session.leftover,
             timeout_s=session.welcome.timeout_s,
             may_receive=direction.carries_to_client,
+            is_compressed=session.welcome.use_compress,
+            udp=self._udp,
         )
-        self._keep_connections(session, peer, direction)
+        self._keep_connections(session, direction)
 
-    def _keep_connections(
-        self, session: OpenedSession, peer: Peer, first: Direction
-    ) -> None:
+    def _begin_udp(self, session: OpenedSession) -> None:
+        settings, side = self._job.settings, session.udp
+        if settings.udp != "off" and isinstance(side, UdpSide):
+            self._udp = UdpFlow(side.sock, side.terms, wish=settings.udp)
+
+    def _move_udp(self, stream: SecureStream) -> None:
+        """Let the UDP flow of a session that was taken up again leave from where it is now."""
+        udp, wish = self._udp, self._destination.udp
+        if udp is None or udp.is_over or wish is None:
+            return
+        udp.pause()
+        try:
+            udp.move(
+                open_udp(stream.local_address, wish.port, prepare=self._prepare_socket)
+            )
+        except OSError as error:
+            udp.end(f"no socket on port {wish.port} ({error.strerror})")
+
+    def _keep_connections(self, session: OpenedSession, first: Direction) -> None:
         wanted = connections_to_open(self._job.connections, session.welcome)
         self.report.granted(wanted, self._job.connections, session.welcome)
         if wanted == 1:
@@ -375,8 +568,8 @@ class Supervisor:
             wanted=wanted,
             first=first,
             open_one=lambda: open_additional(
-                self._job.destination,
-                peer,
+                self._destination,
+                session.peer,
                 session.welcome,
                 identify=self._job.identify,
                 random=secrets.token_bytes,
@@ -394,7 +587,7 @@ class Supervisor:
 
     async def _obtain_lease(self) -> m.Event:
         inside = _present(self._inside)
-        if self._job.settings.dhcp:
+        if self._uses_dhcp:
             try:
                 self._remembered = await inside.obtain_lease()
             except LeaseError as error:
@@ -411,12 +604,8 @@ class Supervisor:
             _present(self._tap),
         )
         self._remembered = inside.lease
-        self._wanted = wanted_state(
-            self._job.settings,
-            lease=inside.lease,
-            device=tap.name,
-            found=self._host.find(),
-        )
+        await self._places.first()
+        self._wanted = self._look_wanted(tap, inside.lease)
         self.report.warn(tap.notices)
         self.report.warn(self._wanted.warnings)
         self.report.warn(
@@ -426,6 +615,7 @@ class Supervisor:
                 hub=self._job.settings.hub,
             )
         )
+        pump.sieve.is_transparent = self._job.bridge is not None
         pump.sieve.is_open = True
         tap.set_carrier(True)
         self._host.apply(self._wanted.state)
@@ -433,7 +623,35 @@ class Supervisor:
         self.report.configured(self._wanted, tap)
         return m.HostConfigured()
 
+    def _look_wanted(self, tap: Tap, lease: Lease | None) -> Wanted:
+        """Return what the host should be like, given what it is like now."""
+        if self._job.bridge is not None:
+            return bridged_state(
+                self._job.bridge,
+                device=tap.name,
+                mtu=self._job.settings.mtu,
+                found=self._host.find(),
+            )
+        return wanted_state(
+            self._job.settings,
+            lease=lease,
+            device=tap.name,
+            found=self._host.find(),
+            names_way=self._host.names_way,
+            marks=self._host.marks,
+            resolved=self._places.known,
+            ipv6=Ipv6Settings() if self._inside is None else self._inside.ipv6,
+        )
+
+    @property
+    def _uses_dhcp(self) -> bool:
+        return self._job.settings.dhcp and self._job.bridge is None
+
     async def _prove(self) -> m.Event:
+        if self._job.bridge is not None:
+            # Whom to ask is the business of the hosts behind the bridge.
+            self.report.proven(None)
+            return m.Proven()
         inside, pump, wanted = (
             _present(self._inside),
             _present(self._pump),
@@ -456,8 +674,72 @@ class Supervisor:
             proven = None
         finally:
             pump.sieve.is_proving = False
+        self._was_answered = proven is not None
         self.report.proven(proven)
         return m.Proven()
+
+    async def _resume_session(self) -> m.Event:
+        session, pump = _present(self._session), _present(self._pump)
+        self._leave_connections(polite=True)
+        connection = await rejoin(
+            lambda: open_additional(
+                self._destination,
+                session.peer,
+                session.welcome,
+                identify=self._job.identify,
+                random=secrets.token_bytes,
+            ),
+            has_way=lambda: self._has_way(session.peer.address),
+            patience_s=pump.heard_at + session.welcome.timeout_s - clock(),
+        )
+        # While the stream is still ours to ask.
+        stream, peer = connection.stream, connection.stream.peer_address
+        self._underlay = self._look(self._addresses)
+        self._live = Live(peer, stream.local_address, self._underlay.ways.get(peer))
+        began_at = clock()
+        self._has_connections = True
+        self._move_udp(stream)
+        pump.attach(
+            stream,
+            leftover=connection.leftover,
+            timeout_s=session.welcome.timeout_s,
+            is_compressed=session.welcome.use_compress,
+            udp=self._udp,
+        )
+        self._keep_connections(session, connection.direction)
+        await wait_until_heard(lambda: pump.heard_at, since=began_at)
+        await self._verify()
+        self.report.resumed(peer)
+        return m.Resumed()
+
+    def _has_way(self, address: Address) -> bool:
+        """Look underneath, and say whether *address* can be reached."""
+        self._underlay = self._look([*self._addresses, address])
+        return self._underlay.ways[address] is not None
+
+    async def _verify(self) -> None:
+        """Ask the gateway whether it still knows us, if it ever answered."""
+        inside, pump, wanted = (
+            _present(self._inside),
+            _present(self._pump),
+            _present(self._wanted),
+        )
+        if not self._was_answered:
+            return
+        pump.sieve.is_proving = True
+        try:
+            async with asyncio.timeout(PROOF_S):
+                await inside.prove(
+                    wanted.address or _NO_ADDRESS,
+                    gateway=wanted.gateway,
+                    server=inside.lease.server if inside.lease else None,
+                )
+        except TimeoutError:
+            raise NotProvenError(
+                "the session was taken up again, and nothing answers in it"
+            ) from None
+        finally:
+            pump.sieve.is_proving = False
 
     async def _leave_and_restore(self) -> m.Event:
         if self._inside is not None and self._inside.release():
@@ -466,18 +748,37 @@ class Supervisor:
         self._restore_host()
         return m.Left()
 
+    def _leave_as_asked(self, after_s: float) -> None:
+        self.report.asked_to_leave(after_s)
+        self._was_told_to_leave = True
+        self.turn_off()
+
+    def _warn(self, sentences: tuple[str, ...]) -> None:
+        self.report.warn(sentences)
+
     def _policy(self) -> Mapping[str, int]:
         return {} if self._session is None else self._session.welcome.policy
 
     # --- taking down ---
 
-    def _close_session(self, *, polite: bool) -> None:
+    def _leave_connections(self, *, polite: bool) -> None:
+        """Close what is open; the session may go on without."""
+        self._live = None
+        self._has_connections = False
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
         if self._pump is not None:
-            self._pump.sieve.is_open = False
             self._pump.detach(polite=polite)
+
+    def _close_session(self, *, polite: bool) -> None:
+        if self._pump is not None:
+            self._pump.sieve.is_open = False
+        self._leave_connections(polite=polite)
+        self._wishes.ended()
+        if self._udp is not None:
+            self._udp.end("the session ended")
+            self._udp = None
         if self._inside is not None:
             self._inside.close()
             self._inside = None
@@ -493,24 +794,34 @@ class Supervisor:
         self.report.unproven()
         try:
             if self._tap is not None:
-                self._tap.set_carrier(False)
+                with contextlib.suppress(InterfaceGoneError):
+                    self._tap.set_carrier(False)
             self._host.release_addresses()
         except SevpnError as error:
             log.error("addresses could not be taken off", cause=error)
             self.report.warn([str(error)])
 
     def _restore_host(self) -> None:
+        self._uplink.close()
+        self._sleep.stop()
+        self._places.stop()
+        self._filter.stop()
         if self._pump is not None:
             self._pump.stop()
             self._pump = None
         try:
-            self._host.undo()
+            self._host.undo(keep_lock=not self._is_end_wanted())
         except SevpnError as error:
             log.error("the host could not be restored", cause=error)
             self.restore_error = error
         if self._tap is not None:
             self._tap.close()
             self._tap = None
+
+    def _is_end_wanted(self) -> bool:
+        """Whether somebody on this host has asked for the end; then a lock is lifted."""
+        asked = isinstance(self._state, m.Disconnecting) and self._state.error is None
+        return asked and not self._was_told_to_leave
 
     # --- what the other parts report ---
 
@@ -536,11 +847,134 @@ class Supervisor:
         self.report.warn([f"the lease was lost ({reason}); another was asked for"])
         self._hear(m.LeaseLost(), origin=self._inside)
 
-    def _on_uplink_changed(self) -> None:
+    def _on_names_changed(self) -> None:
         try:
+            warning = self._host.mend_names(now=clock()).warning
+        except SevpnError as error:
+            warning = str(error)
+        if warning is not None:
+            log.warning("name servers", finding=warning)
+            self.report.warn([warning])
+
+    def _on_silent(self, silent: Silent) -> None:
+        """The gateway has answered before and does not now."""
+        wanted = self._wanted
+        if wanted is None:
+            return
+        outbound = _present(self._pump).outbound()
+        if outbound is Outbound.SLOW:
+            return  # the question may be waiting yet; there is another judgement to come
+        if outbound is Outbound.STUCK:
+            silent = replace(silent, has_server_spoken=False)
+        error = explain_silence(silent, gateway=wanted.gateway)
+        self.report.silent(str(error))
+        if wanted.carries_foreign_traffic or not silent.has_server_spoken:
+            self._hear(m.SessionLost(error), origin=self._inside)
+
+    def _on_uplink_changed(self) -> None:
+        self._sleep.look()
+        try:
+            if self._inside is not None and not self._host.has_tap():
+                self._on_lost(
+                    InterfaceGoneError(
+                        "somebody has removed the interface of the tunnel: it is made again",
+                        operation="watch",
+                    )
+                )
+                return
             self._host.repin()
         except SevpnError as error:
             log.warning("the host route could not follow the uplink", cause=error)
+        self._roam()
+        # What follows from a move comes behind its first step: a connection.
+        asyncio.get_running_loop().call_soon(self._on_wish_changed)
+
+    def _on_wish_changed(self) -> None:
+        """Bring the host to what is wanted of it as it is now, while a session is set up.
+
+        Other subnets of this host, other uplinks, other addresses of a name, and what
+        routers in the hub say, may want other addresses and routes.
+        """
+        inside = self._inside
+        if self._wanted is None or self._tap is None or inside is None:
+            return
+        try:
+            wanted = self._look_wanted(self._tap, inside.lease)
+            if wanted.state == self._wanted.state:
+                return
+            self._host.apply(wanted.state)
+        except SevpnError as error:
+            log.warning("the host could not follow what changed", cause=error)
+            self.report.warn([str(error)])
+            return
+        before, self._wanted = self._wanted, wanted
+        if wanted.state.addresses != before.state.addresses:
+            inside.configured([each.ip for each in wanted.state.addresses])
+        self.report.withdraw(set(before.warnings) - set(wanted.warnings))
+        self.report.warn(wanted.warnings)
+
+    # --- the network underneath ---
+
+    def _prepare_socket(self, sock: socket.socket) -> None:
+        """Do to each outer socket what has to be done before it connects."""
+        try:
+            set_mark(sock, self._host.marks.own)
+        except PermissionError:
+            # Nothing but `mark` mode depends on it.
+            if self._host.is_by_mark:
+                raise
+        if not self._host.is_apart and not self._host.is_by_mark:
+            bind_to_uplink(sock, self._underlay)
+
+    def _own_look_up(self) -> LookUp:
+        """Return who looks names up: behind a lock nobody but the tunnel itself can."""
+        if self._job.settings.lock == "off":
+            return self._job.destination.dialing.resolve
+        return OwnLookUp(
+            self._host.uplink_resolvers,
+            hosts=lambda: host_names(_ETC),
+            prepare=self._prepare_socket,
+        )
+
+    def _on_filter_changed(self) -> None:
+        try:
+            is_mended = self._host.mend_lock()
+        except SevpnError as error:
+            log.error("the lock is gone and cannot be loaded again", cause=error)
+            self.report.warn([f"the lock is gone: {error}"])
+            self._filter.again_in(_LOCK_AGAIN_S)
+            return
+        if is_mended:
+            self.report.warn(
+                [
+                    "somebody has removed or changed the lock in the packet filter; it was loaded again"
+                ]
+            )
+
+    def _look(self, addresses: Iterable[Address]) -> Underlay:
+        return self._uplink.look(addresses, mark=self._host.marks.own)
+
+    def _look_underneath(self) -> None:
+        """Remember what an attempt begins with."""
+        self._underlay = self._look(self._addresses)
+
+    def _roam(self) -> None:
+        """Begin again at once if the network has moved away from under the tunnel."""
+        try:
+            now = self._look(self._addresses)
+        except SevpnError as error:
+            log.warning("the network underneath cannot be looked at", cause=error)
+            return
+        reason = (
+            judge_attempt(self._underlay, now)
+            if self._live is None
+            else judge_live(self._live, now)
+        )
+        if reason is not None:
+            self._underlay = now
+            self._live = None
+            self.report.roamed(reason)
+            self._hear(m.Heal(reason, can_resume=self._can_resume(None)))
 
 
 def _post(

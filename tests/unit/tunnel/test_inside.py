@@ -12,6 +12,7 @@ import pytest
 
 from sevpn.errors import LeaseError, NotProvenError
 from sevpn.protocol.dhcp import Lease
+from sevpn.protocol.neighbour import Silent
 from sevpn.tunnel.inside import LEASE_PATIENCE_S, Inside, InsideListener
 from sevpn.wire import arp
 from sevpn.wire.ethernet import EtherType, MacAddress, decode_frame
@@ -156,5 +157,34 @@ def test_closing_ends_whoever_waits() -> None:
 
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+    run(scene)
+
+
+def test_a_gateway_that_falls_silent_after_the_proof_is_told_with_what_else_came() -> (
+    None
+):
+    async def scene(hub: Hub, loop: JumpingLoop) -> None:
+        silences: list[Silent] = []
+        hub.inside = Inside(
+            mac=MAC,
+            inject=hub.take,
+            clock=loop.time,
+            random=bytes,
+            listener=InsideListener(
+                hub.changed.append, hub.lost.append, lambda: None, silences.append
+            ),
+            activity=lambda: (loop.time(), 0),
+        )
+        hub.answers_arp = True
+        await hub.inside.prove(ADDRESS, gateway=GATEWAY, server=None)
+        await asyncio.sleep(1.0)
+
+        hub.answers_arp = False
+        await asyncio.sleep(6.0)
+
+        assert silences == [Silent(2.5, has_server_spoken=True)]
+        assert hub.inside.latency_s is None
+        hub.inside.close()
 
     run(scene)

@@ -140,6 +140,41 @@ def test_a_session_that_lasted_forgets_the_failures_before_it() -> None:
     assert talk.did()[-1] == m.SetTimer(at=1.0 + m.STABLE_S), talk
 
 
+def test_a_network_that_moves_away_ends_the_session_without_a_goodbye() -> None:
+    talk = Talk().connected()
+
+    talk.hear(m.Heal("the way has moved"), at=1.0)
+
+    assert talk.did() == [
+        m.CloseSession(polite=False),
+        m.ReleaseHost(),
+        m.OpenSession(),
+    ]
+    assert isinstance(talk.state, m.Resolving)
+
+
+def test_a_network_that_moves_while_nothing_is_tried_makes_it_try_at_once() -> None:
+    talk = Talk().connected()
+    talk.hear(m.SessionLost(RESET), m.TimerFired(), m.StepFailed(REFUSED), at=60.0)
+    assert isinstance(talk.state, m.Waiting)
+    talk.did()
+
+    talk.hear(m.Heal("there is a way"), at=61.0)
+
+    assert talk.did() == [m.OpenSession()]
+
+
+def test_a_session_that_lasted_and_moved_forgets_the_failures_before_it() -> None:
+    talk = Talk().connected()
+    talk.hear(m.SessionLost(RESET), m.TimerFired(), *OPENING, at=1.0)
+    talk.hear(m.Heal("moved"), at=1.0 + m.STABLE_S)
+    talk.did()
+
+    talk.hear(m.StepFailed(REFUSED), at=20.0)
+
+    assert talk.did()[-1] == m.SetTimer(at=20.0), talk
+
+
 def test_an_early_timer_does_not_dial() -> None:
     talk = Talk(Rules(retries=FOREVER)).hear(m.TurnOn(), m.StepFailed(REFUSED))
     talk.did()

@@ -24,7 +24,7 @@ from sevpn.protocol.messages import Hello, Welcome
 from sevpn.protocol.neighbour import Proof, Proven
 from sevpn.testing.clock import VirtualClock
 from sevpn.tunnel import machine as m
-from sevpn.tunnel.opening import OpenedSession
+from sevpn.tunnel.opening import OpenedSession, Peer
 from sevpn.tunnel.policy import Run
 from sevpn.tunnel.report import Event, Parts, Reporter, state_name
 from sevpn.wire.ethernet import MacAddress
@@ -44,7 +44,9 @@ EMPTY = Parts(
     lease=None,
     latency_s=None,
     counters=None,
-    host=HostReport(routes=(), dns_backend="off", dns_reason="x", dns_servers=()),
+    host=HostReport(
+        routes=(), rules=(), dns_backend="off", dns_reason="x", dns_servers=()
+    ),
 )
 
 
@@ -100,6 +102,7 @@ def session(**welcome: Any) -> OpenedSession:
             **welcome,
         ),
         leftover=b"",
+        peer=Peer(IPv4Address("192.0.2.1"), "192.0.2.1", 443, "00" * 32),
     )
 
 
@@ -263,6 +266,17 @@ def test_the_greeting_says_whom_we_trust_and_why(verified_by: str, words: str) -
     assert all("--pin sha256:" + "ab" * 32 in warning for warning in warnings)
 
 
+def test_a_password_that_is_shown_to_an_unknown_server_is_told_of() -> None:
+    settings = Settings(host="vpn.example", user="alice", auth="plain")
+    reporter = Reporter("office", settings, clock=lambda: 0.0)
+    events: list[Event] = []
+    reporter.subscribe(events.append)
+
+    reporter.greeted(Stream(verified_by="none"), HELLO)  # type: ignore[arg-type]  # what is told
+
+    assert "the password is shown to whoever it is" in events[-1]["text"]
+
+
 def test_what_the_server_wants_to_tell_its_users_is_told() -> None:
     told = Told()
 
@@ -272,6 +286,35 @@ def test_what_the_server_wants_to_tell_its_users_is_told() -> None:
     told.log_in(message="Good day.")
     assert told.last["event"] == "message"
     assert told.last["facts"] == {"message": "Good day."}
+
+
+def test_a_message_is_told_once_unless_it_changes() -> None:
+    told = Told()
+
+    for message in ("Good day.", "Good day.", " \n", "Good night."):
+        told.log_in(message=message)
+
+    said = [event["facts"] for event in told.events if event["event"] == "message"]
+    assert said == [{"message": "Good day."}, {"message": "Good night."}]
+
+
+def test_the_message_is_in_the_status_while_the_session_lasts() -> None:
+    told = Told()
+    opened = told.log_in(message="Good day.")
+
+    shown = told.document(session=opened).session
+    assert shown is not None
+    assert shown.message == "Good day."
+
+
+def test_a_hub_that_asks_to_leave_is_told_of_with_the_policys_name() -> None:
+    told = Told()
+
+    told.reporter.asked_to_leave(3600.0)
+
+    assert told.last["event"] == "asked-to-leave"
+    assert told.last["facts"] == {"after_s": 3600.0}
+    assert "AutoDisconnect" in told.last["text"]
 
 
 @pytest.mark.parametrize(
@@ -576,7 +619,9 @@ def test_a_static_address_has_no_server_and_no_times() -> None:
 
 
 def test_name_resolution_is_told_only_when_it_was_asked_for() -> None:
-    report = HostReport(("r",), "file", "nobody manages it", ("10.0.0.53",))
+    report = HostReport(
+        ("r",), ("pref 1",), "file", "nobody manages it", ("10.0.0.53",)
+    )
 
     assert Told().document(host=report).dns is None
     for asked in ({"accept_dns": True}, {"dns": (IPv4Address("10.0.0.53"),)}):
@@ -584,8 +629,35 @@ def test_name_resolution_is_told_only_when_it_was_asked_for() -> None:
         assert told.document(host=report).dns == document.Dns(
             backend="file", reason="nobody manages it", servers=["10.0.0.53"]
         )
-        assert told.document(host=report).routes == ["r"]
+        shown = told.document(host=report)
+        assert (shown.routes, shown.rules) == (["r"], ["pref 1"])
 
 
 def test_the_gateway_s_latency_is_in_milliseconds() -> None:
     assert Told().document(latency_s=0.0123456).latency_ms == {"gateway": 12.35}
+
+
+def test_a_network_that_moved_is_told_and_is_the_last_error() -> None:
+    told = Told()
+
+    told.reporter.roamed("the way is another")
+
+    assert (told.last["event"], told.last["text"]) == ("roamed", "the way is another")
+    assert told.last["facts"] == {"reason": "the way is another"}
+    assert told.reporter.snapshot(EMPTY).last_error == "the way is another"
+
+
+def test_a_gateway_that_falls_silent_is_told_once_until_it_answers() -> None:
+    told = Told()
+    told.reporter.proven(Proven("gateway", 0.001, MAC))
+    told.events.clear()
+
+    told.reporter.silent("it does not answer")
+    told.reporter.silent("it still does not")
+    assert [event["event"] for event in told.events] == ["silent"]
+    assert told.reporter.snapshot(EMPTY).proven_at is None
+
+    told.reporter.heard()
+    assert told.reporter.snapshot(EMPTY).proven_at is not None
+    told.reporter.silent("it does not answer again")
+    assert [event["event"] for event in told.events] == ["silent", "silent"]
