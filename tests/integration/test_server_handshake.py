@@ -186,7 +186,7 @@ async def test_a_password_login_is_welcomed() -> None:
 
 
 @asynchronous
-async def test_connections_and_qos_are_granted_and_compression_is_not() -> None:
+async def test_connections_qos_and_compression_are_granted() -> None:
     async with a_server() as server:
         wishes = (
             integer("max_connection", 8),
@@ -200,7 +200,7 @@ async def test_connections_and_qos_are_granted_and_compression_is_not() -> None:
 
         assert client.welcome.get_int("qos") == 1
         assert client.welcome.get_int("half_connection") == 1
-        assert client.welcome.get_int("use_compress") == 0
+        assert client.welcome.get_int("use_compress") == 1
         assert client.welcome.get_int("max_connection") == 8
         assert client.welcome.get_int("use_encrypt") == 1
         await client.close()

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's certificate: given as PEM, or made at start.
+"""Certificates: the server's own, given as PEM or made at start; and those of users.
 
 Layer: server. Runs in: the event loop, before the server starts.
 
 The one module of the server that knows `cryptography`. Real servers make a
 self-signed RSA certificate with no subjectAltName; ours has one, so that it can
 stand behind `--ca` as well as behind `--pin`. The key is RSA because official
-clients read nothing else.
+clients read nothing else, and the keys of users likewise.
 
-Source: docs/reference/protocol.md#tls.
+Source: docs/reference/protocol.md#tls, #authentication.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import hmac
 import ipaddress
 import os
 import ssl
@@ -24,11 +25,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sevpn.errors import ConfigError
+from sevpn.protocol.credentials import CHALLENGE_SIZE, RSA_BITS, signed_digest
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["Identity", "load_identity", "make_identity", "server_context"]
+__all__ = [
+    "Identity",
+    "UserCertificate",
+    "load_identity",
+    "make_identity",
+    "server_context",
+]
 
 _KEY_BITS: Final = 2048
 _DAY: Final = dt.timedelta(days=1)
@@ -47,11 +55,15 @@ class Identity:
     @property
     def sha256(self) -> str:
         """SHA-256 of the leaf's DER: 64 lower-case hex digits."""
+        return hashlib.sha256(self.certificate_der).hexdigest()
+
+    @property
+    def certificate_der(self) -> bytes:
+        """The leaf."""
         text = self.certificate_pem.decode("ascii")
         first = text[: text.index("-----END CERTIFICATE-----")]
         first = first[first.index("-----BEGIN CERTIFICATE-----") :]
-        der = ssl.PEM_cert_to_DER_cert(first + "-----END CERTIFICATE-----\n")
-        return hashlib.sha256(der).hexdigest()
+        return ssl.PEM_cert_to_DER_cert(first + "-----END CERTIFICATE-----\n")
 
 
 def make_identity(
@@ -147,6 +159,80 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     finally:
         os.close(number)
     return context
+
+
+class UserCertificate:
+    """A certificate by which a user is known; what proves it is its key.
+
+    Args:
+        content: PEM or DER.
+
+    Raises:
+        ConfigError: It cannot be read, or its key is none that a login can use.
+    """
+
+    __slots__ = ("_der", "_expires_at", "_key")
+
+    def __init__(self, content: bytes) -> None:
+        from cryptography import x509  # noqa: PLC0415 - see make_identity
+        from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415 - likewise
+        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - likewise
+
+        is_pem = b"-----BEGIN" in content
+        load = x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate  # fmt: skip
+        try:
+            parsed = load(content)
+            key = parsed.public_key()
+        except (ValueError, x509.InvalidVersion) as error:
+            raise ConfigError("is no certificate in PEM or DER form") from error
+        if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in RSA_BITS:
+            sizes = ", ".join(map(str, RSA_BITS))
+            raise ConfigError(
+                f"has a key that no client can log in with: RSA of {sizes} bits is wanted"
+            )
+        self._der = parsed.public_bytes(Encoding.DER)
+        self._expires_at = parsed.not_valid_after_utc.timestamp()
+        self._key = key
+
+    def is_proved_by(
+        self, certificate: bytes, signature: bytes, challenge: bytes, *, wall_s: float
+    ) -> bool:
+        """Tell whether a login has this certificate, and the key to it.
+
+        Args:
+            certificate: What the login sent.
+            signature: Its signature of *challenge*.
+            challenge: The 20 random bytes of this connection's Hello.
+            wall_s: Seconds since 1970; an expired certificate proves nothing.
+        """
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see make_identity
+        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15  # noqa: PLC0415 - likewise
+        from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo  # noqa: PLC0415 - likewise
+
+        is_known = hmac.compare_digest(self._der, certificate)
+        if (
+            len(challenge) != CHALLENGE_SIZE
+            or not is_known
+            or wall_s > self._expires_at
+        ):
+            return False
+        try:
+            # Not verify(): it would have OpenSSL make the SHA-1, which it may refuse.
+            signed = self._key.recover_data_from_signature(
+                signature, PKCS1v15(), NoDigestInfo()
+            )
+        except InvalidSignature:
+            return False
+        return hmac.compare_digest(signed, signed_digest(challenge))
+
+    def __repr__(self) -> str:
+        return f"<certificate {hashlib.sha256(self._der).hexdigest()[:16]}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UserCertificate) and self._der == other._der
+
+    def __hash__(self) -> int:
+        return hash(self._der)
 
 
 def _general_name(name: str) -> x509.GeneralName:

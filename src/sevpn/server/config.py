@@ -43,7 +43,8 @@ from sevpn.config.secret import (
     resolve,
 )
 from sevpn.errors import ConfigError
-from sevpn.protocol.credentials import hash_password
+from sevpn.protocol.credentials import MAX_CERTIFICATE_SIZE, hash_password
+from sevpn.server.certificate import UserCertificate
 from sevpn.server.policy import Policy
 
 __all__ = [
@@ -73,9 +74,9 @@ _LISTEN: Final = re.compile(
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9_.@-]{1,255}")
 
-Auth = Literal["password", "plain", "anonymous"]
+Auth = Literal["password", "plain", "certificate", "anonymous"]
 """How a user proves who he is: by the hashed challenge or the plain password; by the
-plain password only, as users of RADIUS do; or not at all."""
+plain password only, as users of RADIUS do; by a certificate; or not at all."""
 
 
 class StoredPassword:
@@ -151,7 +152,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How the user proves who he is."""
 
     password: StoredPassword | None = None
-    """Needed unless the user is anonymous; in a file, a reference to it."""
+    """Needed for the two ways that have one; in a file, a reference to it."""
+
+    certificate: UserCertificate | None = None
+    """Needed for the way of that name; in a file, the path of its PEM or DER."""
 
     policy: Policy | None = None
     """What the user may do; if not given, the hub's."""
@@ -168,6 +172,20 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Make a user in code."""
         stored = StoredPassword(Secret(password))
         return cls(name=name, auth=auth, password=stored, policy=policy)
+
+    @classmethod
+    def with_certificate(
+        cls, name: str, content: bytes, *, policy: Policy | None = None
+    ) -> User:
+        """Make a user who is known by a certificate: PEM or DER.
+
+        Raises:
+            ConfigError: It is none that a login can use.
+        """
+        certificate = UserCertificate(content)
+        return cls(
+            name=name, auth="certificate", certificate=certificate, policy=policy
+        )
 
     @classmethod
     def anonymous(
@@ -286,6 +304,9 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     tap: TapConfig | None = None
     """A TAP device on this hub."""
+
+    udp: bool = True
+    """Whether UDP acceleration is granted to who offers it."""
 
     polls: bool = True
     """Whether the hub polls the addresses it knows, as real ones do."""
@@ -413,8 +434,19 @@ def _reader(source: SecretSource, folder: Path) -> Callable[[type, Any], Any]:
             raise ConfigError(f"the password {error}") from None
         return StoredPassword(resolve(reference, source, question="password: "))
 
+    def certificate(text: str) -> UserCertificate:
+        path = folder / text
+        try:
+            with path.open("rb") as file:
+                return UserCertificate(file.read(MAX_CERTIFICATE_SIZE))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+        except ConfigError as error:
+            raise ConfigError(f"{path} {error}") from error
+
     readers: Mapping[object, Callable[[str], object]] = {
         StoredPassword: password,
+        UserCertificate: certificate,
         IPv4Address: IPv4Address,
         IPv4Interface: IPv4Interface,
         IPv4Network: IPv4Network,
@@ -458,13 +490,22 @@ def _check_hub(hub: HubConfig) -> None:
 
 def _check_user(user: User, where: str) -> None:
     _check_name(f"user of {where}", user.name)
-    if user.auth != "anonymous" and user.password is None:
+    needs_password = user.auth in {"password", "plain"}
+    if needs_password and user.password is None:
         raise ConfigError(
             f'user {user.name!r} of {where} has no password: give one, or auth = "anonymous"'
         )
     if user.auth == "anonymous" and user.password is not None:
         raise ConfigError(
             f"user {user.name!r} of {where} is anonymous and has a password: take one of them away"
+        )
+    if user.auth == "certificate" and user.password is not None:
+        raise ConfigError(
+            f"user {user.name!r} of {where} is known by a certificate and has a password: take one of them away"
+        )
+    if (user.auth == "certificate") != (user.certificate is not None):
+        raise ConfigError(
+            f"user {user.name!r} of {where}: 'certificate' and auth = \"certificate\" go together"
         )
 
 

@@ -149,6 +149,10 @@ class Faults:
         self.connections_end_together = False
         """A connection of a session that ends takes the others with it: what official
         servers before 5.02.5185 with OpenSSL 3 do where no close_notify came."""
+        self.is_udp_lost = False
+        """Datagrams of UDP acceleration arrive in neither direction."""
+        self.udp_key_size: int | None = None
+        """Bytes of the keys for UDP that the Welcome names; None: as it should be."""
         self.drops_frames = False
         """Hubs deliver nothing: the session lives, the network behind it does not."""
 

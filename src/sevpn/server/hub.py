@@ -11,9 +11,13 @@ The life of the frames of one batch:
                  shape ─> DHCP rules ─> source MAC ─> source IP ─> destination ─> targets
              then each target gets its frames in one call
 
-The bulk path asks two questions per frame, both answered by what the long way
-round has found out for this port. That knowledge is thrown away each second, and
-at once when a table changes, so it can be neither stale nor keep an address alive.
+    forward_stretch() ─> runs of packets between addresses seen in this second ──> target
+                     └─> all others, frame by frame, likewise
+
+The bulk path asks two questions per frame, or per run of frames where the compiled
+kernel finds those, both answered by what the long way round has found out for this
+port. That knowledge is thrown away each second, and at once when a table changes, so
+it can be neither stale nor keep an address alive.
 
 The hub polls each address it knows, from a MAC 00:AE:… of its own, and forgets
 those that stay silent. Real hubs forget lazily, when a new address comes; this one
@@ -25,16 +29,21 @@ Source: docs/reference/protocol-data.md#mac-table and after; SoftEtherVPN, Cedar
 from __future__ import annotations
 
 import abc
+import contextlib
+import functools
 import hashlib
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from sevpn.dataplane.kernel.runs import Runs
+from sevpn.dataplane.kernel.scan import Scanner
 from sevpn.errors import RemoteProtocolError
 from sevpn.server.policy import Policy
+from sevpn.server.stretch import Stretch
 from sevpn.wire.arp import ArpOperation, ArpPacket, encode_arp
 from sevpn.wire.dhcpv4 import MessageType, decode_message
 from sevpn.wire.ethernet import EtherType, Frame, MacAddress, encode_frame
@@ -90,11 +99,15 @@ class Port(abc.ABC):
         self.routes: dict[bytes, Port] = {}
         """The hub's: both MAC addresses of a frame -> where it goes, for a second."""
         self.sources: set[bytes] = set()
-        """The hub's: IPv4 sources that may be used, for a second."""
+        """The hub's: IP sources that may be used, for a second."""
 
     @abc.abstractmethod
     def deliver(self, frames: Sequence[FrameBytes]) -> None:
         """Take frames from the hub."""
+
+    def deliver_stretch(self, stretch: Stretch) -> None:
+        """Take frames from the hub that lie in a buffer, and be done with it at the end."""
+        self.deliver(stretch.frames())
 
 
 @dataclass(slots=True)
@@ -109,6 +122,47 @@ class _Address:
     mac: bytes
     used_at: float
     is_leased: bool
+
+
+_Outboxes = dict[Port, list[FrameBytes]]
+"""Frames that are ready to be delivered, in their order."""
+
+
+class _Ready:
+    """What goes from one stretch to the ports: for each of them in the order of the frames.
+
+    Either frames of their own wait, or neighbours for one target, never both.
+    """
+
+    def __init__(self, stretch: Stretch) -> None:
+        self._stretch = stretch
+        self._outboxes: _Outboxes = {}
+        self._target: Port | None = None
+        self._first = 0
+        self._end = 0
+
+    def add(self, target: Port, first: int, end: int) -> None:
+        """Add the frames from index *first* up to *end*."""
+        if target is not self._target or first != self._end:
+            self.deliver()
+            self._target, self._first = target, first
+        self._end = end
+
+    def outboxes_behind(self) -> _Outboxes:
+        """Return where frames of their own go, behind all that was added."""
+        if self._target is not None:
+            self.deliver()
+        return self._outboxes
+
+    def deliver(self) -> None:
+        """Deliver what waits."""
+        target, self._target = self._target, None
+        if target is not None:
+            target.deliver_stretch(self._stretch.part(self._first, self._end))
+        if self._outboxes:
+            outboxes, self._outboxes = self._outboxes, {}
+            for port, frames in outboxes.items():
+                port.deliver(frames)
 
 
 class Hub:
@@ -147,6 +201,24 @@ class Hub:
         self._fresh_at = -_FRESH_S
         self._backlog: deque[tuple[Port, list[FrameBytes]]] = deque()
         self._is_forwarding = False
+
+    # --- buffers --------------------------------------------------------------
+
+    @functools.cached_property
+    def scanner(self) -> Scanner:
+        """The buffer that all connections of its sessions read into, one at a time."""
+        return Scanner()
+
+    @functools.cached_property
+    def runs(self) -> Runs:
+        """Finds runs, and makes batches of stretches: one for all ports."""
+        return Runs()
+
+    def encode(self, stretch: Stretch) -> memoryview:
+        """Return batches of the frames, good until the next call."""
+        data, starts, sizes = stretch.data, stretch.starts, stretch.sizes
+        size = self.runs.encode(data, starts, sizes, stretch.first, stretch.count)
+        return memoryview(self.runs.out)[:size]
 
     # --- ports ----------------------------------------------------------------
 
@@ -209,9 +281,28 @@ class Hub:
             else:
                 self.drops["backlog"] += 1
             return
+        with self._turn():
+            self._forward(source, others, bulk)
+
+    def forward_stretch(self, source: Port, stretch: Stretch) -> None:
+        """Take frames that lie in a buffer, which is the caller's again afterwards.
+
+        Args:
+            source: The port, plugged in.
+            stretch: Frames of any kind.
+        """
+        if self._is_forwarding:
+            self.forward(source, stretch.frames())
+            return
+        with self._turn():
+            self._forward_stretch(source, stretch)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Generator[None]:
+        """Forward, and afterwards what was sent from within the deliveries."""
         self._is_forwarding = True
         try:
-            self._forward(source, others, bulk)
+            yield
             while self._backlog:
                 port, frames = self._backlog.popleft()
                 if port in self.ports:
@@ -222,11 +313,8 @@ class Hub:
     def _forward(
         self, source: Port, others: Iterable[FrameBytes], bulk: Sequence[FrameBytes]
     ) -> None:
-        now = self._clock()
-        if now - self._fresh_at >= _FRESH_S:
-            self._fresh_at = now
-            self._forget_routes()
-        outboxes: dict[Port, list[FrameBytes]] = {}
+        now = self._freshened()
+        outboxes: _Outboxes = {}
         last: Port | None = None
         outbox: list[FrameBytes] = []
         for frame in bulk:
@@ -248,12 +336,36 @@ class Hub:
         for target, frames in outboxes.items():
             target.deliver(frames)
 
+    def _forward_stretch(self, source: Port, stretch: Stretch) -> None:
+        now = self._freshened()
+        ready = _Ready(stretch)
+        data, starts, sizes = stretch.data, stretch.starts, stretch.sizes
+        runs = self.runs.find(data, starts, sizes, stretch.first, stretch.count)
+        for first, end, key, address in runs:
+            for index in range(first, end):
+                target = source.routes.get(key) if address in source.sources else None
+                if target is not None:
+                    ready.add(target, index, end)
+                    break
+                # Of a run that is not known yet, the first frame teaches what the rest needs.
+                frame = stretch.frame(index)
+                self._forward_slowly(source, frame, now, ready.outboxes_behind())
+        ready.deliver()
+
+    def _freshened(self) -> float:
+        """Return what time it is; forget the routes of the last second."""
+        now = self._clock()
+        if now - self._fresh_at >= _FRESH_S:
+            self._fresh_at = now
+            self._forget_routes()
+        return now
+
     def _forward_slowly(
         self,
         source: Port,
         frame: FrameBytes,
         now: float,
-        outboxes: dict[Port, list[FrameBytes]],
+        outboxes: _Outboxes,
     ) -> None:
         whole = bytes(frame)
         reason = self._refuse(source, whole, now)
@@ -269,13 +381,9 @@ class Hub:
         destination, sender, kind = frame[:6], frame[6:12], frame[12:14]
         if not has_frame_shape(frame) or sender == self.mac:
             return "malformed"
-        policy = source.policy
-        if policy.dhcp_filter or policy.dhcp_no_server:
-            ports = _udp_ports(frame)
-            if policy.dhcp_filter and ports is not None and {67, 68} & set(ports):
-                return "dhcp-filter"
-            if policy.dhcp_no_server and ports is not None and ports[0] == 67:
-                return "dhcp-no-server"
+        reason = _filtered(source.policy, frame)
+        if reason:
+            return reason
         key = sender + frame[14:16] if kind == _VLAN else sender
         reason = self._learn_mac(source, key, now)
         if reason:
@@ -285,7 +393,7 @@ class Hub:
             reason = self._learn_address(source, address, sender, now)
             if reason:
                 return reason
-            if kind == _IPV4:
+            if kind != _ARP:
                 source.sources.add(address)
         if destination == self.mac:
             return "to-hub"
@@ -301,7 +409,7 @@ class Hub:
         if not self._may_reach(source, target, frame):
             self.drops["same-port" if target is source else "policy"] += 1
             return []
-        if frame[12:14] == _IPV4 and not target.policy.dhcp_filter:
+        if frame[12:14] in (_IPV4, _IPV6) and not target.policy.dhcp_filter:
             source.routes[frame[:12]] = target
         return [target]
 
@@ -534,3 +642,19 @@ def _is_private(address: bytes) -> bool:
         return address[0] & 0xFE == 0xFC or address[:2] == b"\xfe\x80"
     is_shared = address[0] == 100 and 64 <= address[1] < 128
     return is_shared or IPv4Address(address).is_private
+
+
+def _filtered(policy: Policy, frame: bytes) -> str:
+    """Return which policy of who sends it forbids *frame*, or nothing."""
+    kind = frame[12:14]
+    if policy.filter_ipv4 and kind in (_IPV4, _ARP):
+        return "filter-ipv4"
+    if policy.filter_ipv6 and kind == _IPV6:
+        return "filter-ipv6"
+    if policy.dhcp_filter or policy.dhcp_no_server:
+        ports = _udp_ports(frame)
+        if policy.dhcp_filter and ports is not None and {67, 68} & set(ports):
+            return "dhcp-filter"
+        if policy.dhcp_no_server and ports is not None and ports[0] == 67:
+            return "dhcp-no-server"
+    return ""

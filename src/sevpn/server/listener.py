@@ -107,8 +107,17 @@ class Door(Protocol):
         """What goes wrong."""
         ...
 
-    def admit(self, login: Pack, challenge: bytes) -> Admission | Pack:
-        """Answer a login: with a session, or with a Pack after which the connection ends."""
+    def admit(
+        self, login: Pack, challenge: bytes, *, here: str, peer: str
+    ) -> Admission | Pack:
+        """Answer a login: with a session, or with a Pack after which the connection ends.
+
+        Args:
+            login: What the client sent.
+            challenge: Of this connection's Hello.
+            here: The server's address on this connection.
+            peer: The client's.
+        """
         ...
 
 
@@ -204,7 +213,9 @@ class _Handshake:
         challenge = secrets.token_bytes(_CHALLENGE_SIZE)
         await self._send_pack(encode_hello(self._hello(challenge)))
         login = await self._wait_for_login()
-        answer = self._door.admit(login, challenge)
+        answer = self._door.admit(
+            login, challenge, here=self._stream.local, peer=self._stream.peer[0]
+        )
         if isinstance(answer, Pack):
             await self._fail_at(Stage.WELCOME)
             await self._refuse(answer)

@@ -58,6 +58,9 @@ class Code:
     TOO_MANY_CONNECTIONS: Final = 15
     HUB_BUSY: Final = 16
     TOO_MANY_LOGINS: Final = 20
+    NOT_ENOUGH_RIGHT: Final = 52
+    NO_PASSWORD_USER: Final = 68
+    OLD_PASSWORD_WRONG: Final = 69
     VERSION: Final = 87
     MONITOR_DENIED: Final = 107
     BRIDGE_DENIED: Final = 108
@@ -123,6 +126,9 @@ class Granted:
     has_qos: bool
     """Whether urgent frames have a connection of their own."""
 
+    is_compressed: bool
+    """Whether each frame is deflated."""
+
     unique_id: bytes
     """16 bytes, or none if none were sent."""
 
@@ -135,6 +141,8 @@ def decide(
     *,
     challenge: bytes,
     find_hub: Callable[[str], HubView | None],
+    wall_s: float,
+    ticket_user: str | None = None,
 ) -> Granted | Refused:
     """Decide about a login.
 
@@ -142,14 +150,17 @@ def decide(
         login: What was asked.
         challenge: The 20 bytes of this connection's Hello.
         find_hub: Returns the hub of a name, whatever its case.
+        wall_s: Seconds since 1970, for certificates.
+        ticket_user: Whom a cluster's controller has let in already, if that is so:
+            the Login's user and proof do not count then.
     """
     hub = find_hub(login.hub)
     if hub is None:
         return Refused(Code.HUB_NOT_FOUND)
     if not hub.is_online:
         return Refused(Code.HUB_STOPPING)
-    user = hub.config.user(login.user or ANONYMOUS)
-    code = _check_proof(login, user, challenge)
+    user = hub.config.user(ticket_user or login.user or ANONYMOUS)
+    code = 0 if ticket_user else _check_proof(login, user, challenge, wall_s)
     if user is None:
         return Refused(code or Code.AUTH_FAILED)
     policy = hub.config.policy if user.policy is None else user.policy
@@ -165,6 +176,7 @@ def decide(
         max_connections=_connections(login, policy),
         is_half_duplex=login.options.half_connection,
         has_qos=_has_qos(login, policy),
+        is_compressed=login.options.use_compress,
         unique_id=login.unique_id,
         client=login.client_product,
     )
@@ -182,7 +194,9 @@ def _connections(login: LoginRequest, policy: Policy) -> int:
     return max(least, min(login.options.max_connections, policy.max_connections))
 
 
-def _check_proof(login: LoginRequest, user: User | None, challenge: bytes) -> int:
+def _check_proof(
+    login: LoginRequest, user: User | None, challenge: bytes, wall_s: float
+) -> int:
     """Return the error number, or 0 if the user is who he says."""
     if login.auth_type not in _TYPES:
         return Code.AUTH_TYPE
@@ -201,8 +215,21 @@ def _check_proof(login: LoginRequest, user: User | None, challenge: bytes) -> in
         # Cut, because SHA-0 over a whole request would keep the loop busy.
         given = hash_password(login.user, login.plain_password[:_MAX_PASSWORD_SIZE])
         is_right = hmac.compare_digest(stored, given)
-    # No user here has a certificate, and nobody got a ticket.
+        is_right &= user is not None and user.password is not None
+    elif login.auth_type == AuthType.CERTIFICATE:
+        is_right = _has_certificate(login, user, challenge, wall_s)
+    # Nobody got a ticket.
     return 0 if is_right and user is not None else Code.AUTH_FAILED
+
+
+def _has_certificate(
+    login: LoginRequest, user: User | None, challenge: bytes, wall_s: float
+) -> bool:
+    if user is None or user.certificate is None:
+        return False
+    return user.certificate.is_proved_by(
+        login.certificate, login.signature, challenge, wall_s=wall_s
+    )
 
 
 def _check_rights(login: LoginRequest, policy: Policy) -> int:

@@ -55,6 +55,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     check_ip: bool = False
     """An IPv4 address of another session is refused until that was silent for 13 s."""
 
+    filter_ipv4: bool = False
+    """Drop IPv4 and ARP from this user."""
+
+    filter_ipv6: bool = False
+    """Drop IPv6 from this user."""
+
     privacy_filter: bool = False
     """No frames between two users who both have this policy."""
 
@@ -75,6 +81,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     timeout_s: Annotated[int, msgspec.Meta(ge=5, le=60)] = 20
     """Seconds of silence after which a connection, and a session, is given up."""
+
+    fix_password: bool = False
+    """The user may not change the password; error 52."""
 
     no_save_password: bool = False
     """Asks the client to forget the password."""
@@ -114,6 +123,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "CheckMac": self.check_mac,
             "CheckIP": self.check_ip,
             "PrivacyFilter": self.privacy_filter,
+            "FilterIPv4": self.filter_ipv4,
+            "FilterIPv6": self.filter_ipv6,
+            "FixPassword": self.fix_password,
             "NoBroadcastLimiter": True,  # nothing here limits broadcasts
             "NoQoS": self.no_qos,
             "MaxConnection": self.max_connections,

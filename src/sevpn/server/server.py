@@ -13,7 +13,7 @@ Layer: server. Runs in: one event loop; everything here is called on it.
     await server.stop()
 
 It is a real server of the protocol, but a small one: for labs, demos and tests. It
-offers no compression, nor a stream outside TLS, and answers so.
+offers no stream outside TLS, and answers so.
 
 Source: docs/reference/serve.md.
 """
@@ -21,14 +21,19 @@ Source: docs/reference/serve.md.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Self
+
+import msgspec
 
 from sevpn.errors import HostError, RemoteProtocolError
 from sevpn.log import get_logger
+from sevpn.protocol.account import decode_password_change, encode_hub_list
 from sevpn.protocol.joining import Direction, decode_join, encode_join_answer
 from sevpn.protocol.messages import (
     Welcome,
@@ -36,13 +41,16 @@ from sevpn.protocol.messages import (
     encode_error,
     encode_welcome,
 )
+from sevpn.protocol.udpterms import UdpOffer
+from sevpn.server.account import decide_change
 from sevpn.server.certificate import (
     Identity,
     load_identity,
     make_identity,
     server_context,
 )
-from sevpn.server.config import HubConfig, Listen, ServerConfig
+from sevpn.server.cluster import Cluster, Member
+from sevpn.server.config import HubConfig, Listen, ServerConfig, User
 from sevpn.server.faults import Faults
 from sevpn.server.gateway import GatewayPort
 from sevpn.server.hub import Hub
@@ -51,7 +59,8 @@ from sevpn.server.login import Code, Refused, decide
 from sevpn.server.session import Ending, Session
 from sevpn.server.stream import Stream
 from sevpn.server.tap import TapPort
-from sevpn.wire.pack import Pack, integer, text
+from sevpn.server.udp import SessionUdp, grant_udp
+from sevpn.wire.pack import Pack
 from sevpn.wire.text import display_line
 
 __all__ = ["HubRuntime", "Server"]
@@ -113,6 +122,13 @@ class HubRuntime:
             for session in self.sessions
         )
 
+    def replace_user(self, user: User) -> None:
+        """Let *user* take the place of who has that name; until the server ends."""
+        users = tuple(
+            user if known.name == user.name else known for known in self.config.users
+        )
+        self.config = msgspec.structs.replace(self.config, users=users)
+
     def poll_if_due(self) -> None:
         """Poll the known addresses when it is time."""
         now = self._clock()
@@ -170,6 +186,7 @@ class Server:
         self._bound: list[tuple[str, int]] = []
         self._listeners_of_events: list[Callable[[dict[str, object]], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cluster = Cluster()
         self._handshake_count = 0
         self._session_number = 0
         self._connection_number = 0
@@ -293,6 +310,36 @@ class Server:
         """End one connection of a session, which goes on. See :meth:`Session.kill`."""
         session.kill(number, how=how)
 
+    def send_logins_to(
+        self,
+        member: Server | None,
+        address: IPv4Address | IPv6Address,
+        *,
+        certificate: bytes | None = None,
+    ) -> None:
+        """Redirect each login that succeeds to *member*, as a cluster's controller does.
+
+        Args:
+            member: Another server of this process, which must know the user and the
+                hub; None: nobody any more.
+            address: Where it is.
+            certificate: What to say that it presents (DER); its own if None.
+        """
+        self._cluster.member = (
+            None
+            if member is None
+            else Member(
+                address=address,
+                port=member.port,
+                certificate=certificate or member.identity.certificate_der,
+                expect=lambda ticket, user: member._cluster.expect(  # noqa: SLF001 - of the same class
+                    ticket,
+                    user,
+                    member._clock(),  # noqa: SLF001 - likewise
+                ),
+            )
+        )
+
     def set_hub_online(self, name: str, *, is_online: bool) -> None:
         """Turn a hub on or off; its sessions end when it goes off."""
         hub = self.hubs[name.lower()]
@@ -308,27 +355,40 @@ class Server:
 
     # --- logins -----------------------------------------------------------------
 
-    def admit(self, login: Pack, challenge: bytes) -> Admission | Pack:
+    def admit(
+        self, login: Pack, challenge: bytes, *, here: str, peer: str
+    ) -> Admission | Pack:
         """Answer a login; see :class:`~sevpn.server.listener.Door`."""
         self.login_count += 1
         match login.get_word("method").lower():
             case "login":
-                return self._admit_login(login, challenge)
+                return self._admit_login(login, challenge, here, peer)
             case "additional_connect":
                 return self._admit_connection(login)
             case "enum_hub":
-                names = [hub.config.name for hub in self.hubs.values()]
-                return Pack((text("HubName", *names), integer("NumHub", len(names))))
+                return encode_hub_list(
+                    tuple(hub.config.name for hub in self.hubs.values())
+                )
+            case "password":
+                return self._change_password(login, challenge)
             case _:
                 return encode_error(Code.PROTOCOL)
 
-    def _admit_login(self, pack: Pack, challenge: bytes) -> Admission | Pack:
+    def _admit_login(
+        self, pack: Pack, challenge: bytes, here: str, peer: str
+    ) -> Admission | Pack:
         try:
             login = decode_login(pack)
         except RemoteProtocolError as error:
             log.debug("login is not whole", cause=error)
             return encode_error(Code.PROTOCOL)
-        decided = decide(login, challenge=challenge, find_hub=self.hub)
+        decided = decide(
+            login,
+            challenge=challenge,
+            find_hub=self.hub,
+            wall_s=time.time(),
+            ticket_user=self._cluster.redeem(login, self._clock()),
+        )
         if isinstance(decided, Refused):
             self._tell(
                 "refused",
@@ -337,6 +397,11 @@ class Server:
                 error=decided.code,
             )
             return encode_error(decided.code, no_save_password=decided.no_save_password)
+        if self._cluster.member is not None:
+            self._tell("redirected", hub=decided.hub, user=decided.user.name)
+            return self._cluster.redirect(
+                decided.user.name, self.hubs[decided.hub.lower()].config.message
+            )
         hub = self.hubs[decided.hub.lower()]
         self._session_number += 1
         session = Session(
@@ -351,7 +416,52 @@ class Server:
         self._tell(
             "login", session=session.name, hub=decided.hub, client=decided.client
         )
-        return _admission(encode_welcome(self._welcome(session, hub)), session)
+        welcome = self._welcome(session, hub)
+        offer = login.options.udp
+        if offer is not None and hub.config.udp:
+            welcome = self._accelerated(session, hub, welcome, offer, (here, peer))
+        return _admission(encode_welcome(welcome), session)
+
+    def _accelerated(
+        self,
+        session: Session,
+        hub: HubRuntime,
+        welcome: Welcome,
+        offer: UdpOffer,
+        addresses: tuple[str, str],
+    ) -> Welcome:
+        """Return the Welcome with UDP in it, if there is a socket to be had."""
+        granted = grant_udp(offer, addresses[0])
+        if granted is None:
+            return welcome
+        sock, grant = granted
+        session.udp = SessionUdp(
+            sock,
+            offer,
+            grant,
+            peer=addresses[1],
+            hub=hub.switch,
+            port=session,
+            faults=self.faults,
+            clock=self._clock,
+        )
+        size = self.faults.udp_key_size
+        if size is not None:
+            grant = dataclasses.replace(grant, key_v1=bytes(size), key_v2=bytes(size))
+        return dataclasses.replace(welcome, udp=grant)
+
+    def _change_password(self, pack: Pack, challenge: bytes) -> Pack:
+        try:
+            wish = decode_password_change(pack)
+        except RemoteProtocolError as error:
+            log.debug("wish for another password is not whole", cause=error)
+            return encode_error(Code.PROTOCOL)
+        decided = decide_change(wish, challenge=challenge, find_hub=self.hub)
+        if isinstance(decided, int):
+            return encode_error(decided)
+        self.hubs[decided.hub.lower()].replace_user(decided.user)
+        self._tell("password changed", hub=decided.hub, user=decided.user.name)
+        return encode_error(0)
 
     def _welcome(self, session: Session, hub: HubRuntime) -> Welcome:
         self._connection_number += 1
@@ -362,7 +472,7 @@ class Server:
             max_connections=session.max_connections,
             timeout_s=session.timeout_s,
             use_encrypt=True,
-            use_compress=False,
+            use_compress=session.is_compressed,
             half_connection=session.is_half_duplex,
             qos=session.has_qos,
             vlan_id=0,

@@ -29,10 +29,10 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, assert_never, cast
 
-from sevpn.dataplane.buffers import BlockCutter, join_batch
+from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.plain import is_prior
 from sevpn.errors import LocalProtocolError, RemoteProtocolError
 from sevpn.log import get_logger
@@ -46,9 +46,13 @@ from sevpn.protocol.session import (
 )
 from sevpn.server.faults import Faults
 from sevpn.server.hub import FrameBytes, Hub, Port
+from sevpn.server.inlet import Inlet, open_inlet
 from sevpn.server.login import Granted
-from sevpn.server.stream import Stream
+from sevpn.server.stream import Codec, Stream
+from sevpn.server.stretch import Stretch
+from sevpn.server.udp import SessionUdp
 from sevpn.wire.block import FULL_BATCH, encode_keepalive
+from sevpn.wire.deflate import Inflater, deflate_items
 
 __all__ = ["Ending", "Session", "SessionCounters"]
 
@@ -90,7 +94,7 @@ class _Connection:
     number: int
     stream: Stream
     direction: Direction
-    cutter: BlockCutter = field(default_factory=BlockCutter)
+    inlet: Inlet
     late_count: int = 0
     """Batches since it last took all that it was given at once."""
     is_dead: bool = False
@@ -134,10 +138,14 @@ class Session(Port):
         """Whether each of them has one direction."""
         self.has_qos = granted.has_qos
         """Whether urgent frames have a connection of their own."""
+        self.is_compressed = granted.is_compressed
+        """Whether each frame is deflated."""
         self.timeout_s = float(granted.policy.timeout_s)
         """Seconds of silence after which it ends."""
         self.is_over = False
         """Whether it has ended."""
+        self.udp: SessionUdp | None = None
+        """Its UDP flow, if it was granted one."""
         self.counters = SessionCounters()
         """Totals."""
         self._hub = hub
@@ -229,7 +237,7 @@ class Session(Port):
         self._made_count += 1
         number = self._made_count
         self._phantoms = 0
-        connection = _Connection(number, stream, direction)
+        connection = _Connection(number, stream, direction, open_inlet(self._hub))
         self._connections[number] = connection
         if direction.carries_to_client:
             self._senders.append(connection)
@@ -239,15 +247,32 @@ class Session(Port):
             may_send=direction.carries_to_client,
             may_receive=direction.carries_to_server,
         )
+        if self.is_compressed:
+            stream.codec = Codec(Inflater().feed, deflate_items)
         stream.start(
-            lambda data: self._received(connection, data),
+            connection.inlet.room,
+            lambda size: self._received(connection, size),
             lambda cause: self._lost(connection, cause),
         )
         if self._faults.is_pausing_reads:
             stream.pause()
-        if trailing:
-            self._received(connection, trailing)
+        trailing = self._decoded(connection, trailing)
+        while trailing and not stream.is_closed:
+            room = connection.inlet.room()
+            piece, trailing = trailing[: len(room)], trailing[len(room) :]
+            room[: len(piece)] = piece
+            self._received(connection, len(piece))
         self.tick()
+
+    def _decoded(self, connection: _Connection, trailing: bytes) -> bytes:
+        """Return what was read past the handshake as plain items."""
+        codec = connection.stream.codec
+        try:
+            return trailing if codec is None else codec.decode(trailing)
+        except RemoteProtocolError as error:
+            connection.stream.close()
+            self._lost(connection, str(error))
+            return b""
 
     def cut(self, *, reset: bool = True, is_noticed: bool = True) -> None:
         """End the connections; the session becomes a ghost.
@@ -298,6 +323,8 @@ class Session(Port):
     def end(self) -> None:
         """End the session for good, with FIN and without a reason."""
         self.is_over = True
+        if self.udp is not None:
+            self.udp.end()
         self._waiting.clear()
         self.cut(reset=False)
 
@@ -314,26 +341,25 @@ class Session(Port):
         for connection in self._senders[-1:]:
             connection.stream.write(data)
 
-    def _received(self, connection: _Connection, data: bytes) -> None:
-        cutter = connection.cutter
+    def _received(self, connection: _Connection, size: int) -> None:
+        inlet = connection.inlet
         try:
-            cutter.feed(data)
+            inlet.take(size)
         except RemoteProtocolError as error:
             connection.stream.close()
             self._lost(connection, str(error))
             return
-        if cutter.has_items:
+        if inlet.has_items:
             self._timers.received(connection.number, self._clock())
         if self._waiting:
             self._take_turn()
-        bulk, others = cutter.tcp_frames, cutter.others
-        if not bulk and not others:
+        if not inlet.frame_count:
             return
         counters = self.counters
-        counters.received_frames += len(bulk) + len(others)
-        counters.received_bytes += len(data)
+        counters.received_frames += inlet.frame_count
+        counters.received_bytes += size
         if not self._faults.drops_frames and not self.is_over:
-            self._hub.forward(self, others, bulk)
+            inlet.forward(self)
 
     def _lost(self, connection: _Connection, cause: str) -> None:
         if connection.number not in self._connections:
@@ -353,18 +379,58 @@ class Session(Port):
         else:
             self._send(frames)
 
-    def _send(self, frames: Sequence[FrameBytes]) -> None:
+    def deliver_stretch(self, stretch: Stretch) -> None:
+        """Send frames to the client, likewise."""
+        if self._faults.sleeps_on_bursts or self._waiting:
+            self._queue(stretch.frames())
+        else:
+            self._send(stretch)
+
+    def _send(self, frames: Sequence[FrameBytes] | Stretch) -> None:
         senders = self._senders
         if not senders or self._faults.drops_frames:
             self.counters.dropped_frames += len(frames)
+        elif self.udp is not None and self.udp.is_up():
+            self._accelerate(self.udp, senders[0], frames)
         elif len(senders) == 1:
             self._write(senders[0], frames)
         else:
             self._spread(senders, frames)
 
-    def _spread(self, senders: list[_Connection], frames: Sequence[FrameBytes]) -> None:
+    def _accelerate(
+        self,
+        udp: SessionUdp,
+        sender: _Connection,
+        frames: Sequence[FrameBytes] | Stretch,
+    ) -> None:
+        """Send frames by UDP, and those that are too large for it on a connection."""
+        counters = self.counters
+        counters.sent_frames += len(frames)
+        batches: bytes | memoryview
+        if isinstance(frames, Stretch):
+            batches = self._hub.encode(frames)
+        else:
+            # The cast: views are joined just as bytes are.
+            views = cast("Sequence[bytes]", frames)
+            batches = b"".join(
+                join_batch(part, list(map(len, part)))
+                for part in (
+                    views[at : at + FULL_BATCH]
+                    for at in range(0, len(views), FULL_BATCH)
+                )
+            )
+        counters.sent_bytes += len(batches)
+        rest = udp.send(batches)
+        if rest and sender.stream.pending_bytes < self._quota:
+            sender.stream.write_items(rest)
+
+    def _spread(
+        self, senders: list[_Connection], frames: Sequence[FrameBytes] | Stretch
+    ) -> None:
         """Send frames on one of several connections, urgent ones on another."""
         if self.has_qos:
+            if isinstance(frames, Stretch):
+                frames = frames.frames()
             youngest = senders[-1]
             senders = senders[:-1]
             urgent = [frame for frame in frames if _is_urgent(frame)]
@@ -379,11 +445,16 @@ class Session(Port):
             is_late = sender.stream.pending_bytes > 0
             sender.late_count = sender.late_count + 1 if is_late else 0
 
-    def _write(self, connection: _Connection, frames: Sequence[FrameBytes]) -> None:
+    def _write(
+        self, connection: _Connection, frames: Sequence[FrameBytes] | Stretch
+    ) -> None:
         counters = self.counters
         stream = connection.stream
         if connection.is_dead:
             counters.dropped_frames += len(frames)
+            return
+        if isinstance(frames, Stretch):
+            self._write_stretch(stream, frames)
             return
         for start in range(0, len(frames), FULL_BATCH):
             piece = frames[start : start + FULL_BATCH]
@@ -394,7 +465,17 @@ class Session(Port):
             batch = join_batch(cast("Sequence[bytes]", piece), list(map(len, piece)))
             counters.sent_frames += len(piece)
             counters.sent_bytes += len(batch)
-            stream.write(batch)
+            stream.write_items(batch)
+
+    def _write_stretch(self, stream: Stream, stretch: Stretch) -> None:
+        counters = self.counters
+        if stream.pending_bytes >= self._quota:
+            counters.dropped_frames += len(stretch)
+            return
+        batches = self._hub.encode(stretch)
+        counters.sent_frames += len(stretch)
+        counters.sent_bytes += len(batches)
+        stream.write_items(batches)
 
     def _queue(self, frames: Sequence[FrameBytes]) -> None:
         """Let frames wait for the next turn; those that come to an empty queue wake it."""
@@ -441,7 +522,7 @@ class Session(Port):
             return
         if not self._faults.are_keepalives_silent:
             filler = secrets.token_bytes(secrets.randbelow(512))
-            connection.stream.write(encode_keepalive(filler))
+            connection.stream.write_items(encode_keepalive(filler))
 
     def _close_silent(self, number: int, cause: str) -> None:
         connection = self._connections.get(number)

@@ -20,17 +20,17 @@ import fcntl
 import socket
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-from sevpn.dataplane.buffers import BlockCutter
 from sevpn.dataplane.path import is_compiled
 from sevpn.errors import HostError, PrivilegeError
 from sevpn.net.tap import Tap, open_tap
 from sevpn.server.config import TapConfig
 from sevpn.server.hub import FrameBytes, Hub, Port
 from sevpn.server.policy import Policy
+from sevpn.server.stretch import Stretch
 
 __all__ = ["TapPort"]
 
@@ -65,18 +65,17 @@ class TapPort(Port):
         self._hub = hub
         self._tap = _open(config.name)
         try:
-            _set_up(config)
+            # One that comes after the device is on waits for the kernel's link watcher,
+            # which on a busy host may be slower than a neighbour's patience.
             self._tap.set_carrier(True)
+            _set_up(config)
         except BaseException:
             self._tap.close()
             raise
         self.lost_count = 0
         """Frames that the kernel did not take."""
-        reader = self._readable
-        self._write: Callable[[Sequence[FrameBytes]], int] = self._write_each
-        if self._tap.has_header:
-            packets = _Packets(self._tap, self)
-            reader, self._write = packets.read, packets.write
+        self._packets = _Packets(self._tap, self, hub) if is_compiled() else None
+        reader = self._packets.read if self._packets else self._readable
         hub.plug(self)
         asyncio.get_running_loop().add_reader(self._tap.fileno(), reader)
 
@@ -88,11 +87,15 @@ class TapPort(Port):
 
     def deliver(self, frames: Sequence[FrameBytes]) -> None:
         """Write frames to the interface; what the kernel does not take is lost, and counted."""
-        self.lost_count += len(frames) - self._write(frames)
+        write = self._packets.write if self._packets else self._write_each
+        self.lost_count += len(frames) - write(frames)
 
-    def enter(self, others: Sequence[FrameBytes], bulk: Sequence[FrameBytes]) -> None:
-        """Let what the host sends into the hub."""
-        self._hub.forward(self, others, bulk)
+    def deliver_stretch(self, stretch: Stretch) -> None:
+        """Write frames to the interface, likewise."""
+        if self._packets is None:
+            self.deliver(stretch.frames())
+        else:
+            self.lost_count += len(stretch) - self._packets.write_stretch(stretch)
 
     def _write_each(self, frames: Sequence[FrameBytes]) -> int:
         """Write frame by frame; return how many the kernel took."""
@@ -120,38 +123,39 @@ class TapPort(Port):
                 bulk.append(frame)
             else:
                 others.append(frame)
-        self.enter(others, bulk)
+        self._hub.forward(self, others, bulk)
 
 
 class _Packets:
-    """The device with super-segments.
+    """The device on the compiled kernel, with super-segments where the driver has them.
 
     Args:
-        tap: With virtio headers.
+        tap: The device.
         port: Whose it is.
+        hub: What the port is plugged into.
     """
 
-    def __init__(self, tap: Tap, port: TapPort) -> None:
-        # Where nothing was compiled the TAP has no headers, and this is not needed.
+    def __init__(self, tap: Tap, port: TapPort, hub: Hub) -> None:
+        # Where nothing was compiled this is not needed.
         from sevpn.dataplane.kernel.cut import Cutter  # noqa: PLC0415
         from sevpn.dataplane.kernel.merge import Merger  # noqa: PLC0415
 
         self._port = port
-        self._cutter = Cutter(tap.fileno(), has_header=True)
-        self._merger = Merger(tap.fileno(), has_header=True)
-        self._blocks = BlockCutter()
+        self._hub = hub
+        self._cutter = Cutter(tap.fileno(), has_header=tap.has_header)
+        self._merger = Merger(tap.fileno(), has_header=tap.has_header)
 
     def read(self) -> None:
         """Let what the host sends into the hub."""
+        cutter, runs = self._cutter, self._hub.runs
         try:
-            groups = self._cutter.collect(_BURST_FRAMES, _BURST_BYTES, 1, False)  # noqa: FBT003 - C has positions alone
+            groups = cutter.collect(_BURST_FRAMES, _BURST_BYTES, 1, False)  # noqa: FBT003 - C has positions alone
         except OSError:
             return
-        blocks = self._blocks
         for _, begin, end, _ in groups:
-            # A copy: what waits in the hub or for a session outlives the buffer.
-            blocks.feed(bytes(self._cutter.out[begin:end]))
-            self._port.enter(blocks.others, blocks.tcp_frames)
+            count = runs.walk(cutter.out, begin, end)
+            stretch = Stretch(cutter.out, runs.starts, runs.sizes, 0, count)
+            self._hub.forward_stretch(self._port, stretch)
 
     def write(self, frames: Sequence[FrameBytes]) -> int:
         """Write frames, merged where that may be; return how many the kernel took."""
@@ -159,6 +163,11 @@ class _Packets:
         starts = array("i", accumulate(sizes, initial=0))
         data = bytearray().join(frames)
         return self._merger.write(data, starts, sizes, 0, len(sizes))
+
+    def write_stretch(self, stretch: Stretch) -> int:
+        """Likewise."""
+        data, starts, sizes = stretch.data, stretch.starts, stretch.sizes
+        return self._merger.write(data, starts, sizes, stretch.first, stretch.count)
 
 
 def _open(name: str) -> Tap:

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from sevpn.protocol.policy import POLICY_NAMES
 from sevpn.server.hub import FrameBytes, Hub, Port
 from sevpn.server.policy import Policy
-from sevpn.wire.arp import ArpOperation, announcement, decode_arp
+from sevpn.server.stretch import Stretch
+from sevpn.wire.arp import ArpOperation, announcement, decode_arp, question
+from sevpn.wire.block import BlockReader, encode_batch
 from sevpn.wire.dhcpv4 import Message, MessageType, Op, Option, encode_message
 from sevpn.wire.ethernet import BROADCAST, Frame, MacAddress, decode_frame, encode_frame
 from sevpn.wire.ipv4 import Ipv4Packet, encode_ipv4
@@ -63,12 +68,43 @@ class Lab:
     def send(self, port: Port, *frames: bytes) -> None:
         self.hub.forward(port, frames)
 
+    def send_stretch(self, port: Port, *frames: bytes) -> None:
+        self.hub.forward_stretch(port, stretch_of(frames))
 
-def packet(source: int, destination: int, *, protocol: int = 253) -> bytes:
-    """An IPv4 packet from MAC and address number *source* to *destination*."""
-    inner = Ipv4Packet(ip(source), ip(destination), protocol, b"payload")
+
+def stretch_of(frames: Sequence[bytes]) -> Stretch:
+    sizes = array("i", map(len, frames))
+    starts = array("i", itertools.accumulate(sizes, initial=0))
+    return Stretch(bytearray().join(frames), starts, sizes, 0, len(frames))
+
+
+def packet(
+    source: int, destination: int, *, protocol: int = 253, address: int | None = None
+) -> bytes:
+    """An IPv4 packet from MAC number *source* to *destination*, and their addresses unless another is given."""
+    sender = ip(source if address is None else address)
+    inner = Ipv4Packet(sender, ip(destination), protocol, b"payload")
     return encode_frame(
         Frame(mac(destination), mac(source), 0x0800, encode_ipv4(inner))
+    )
+
+
+def packet6(source: int, destination: int, *, address: int | None = None) -> bytes:
+    """Likewise of IPv6; address 0 is none."""
+    number = source if address is None else address
+    sender = b"\xfd" + bytes(14) + bytes([number]) if number else bytes(16)
+    inner = b"\x60" + bytes(5) + b"\x3b\x40" + sender + bytes(16)
+    return encode_frame(Frame(mac(destination), mac(source), 0x86DD, inner))
+
+
+def datagram(source: int, destination: int, port: int, to_port: int) -> bytes:
+    """A datagram from MAC and address number *source* to *destination*."""
+    return udp_frame(
+        UdpDatagram(port, to_port, b"payload"),
+        source_mac=mac(source),
+        destination_mac=mac(destination),
+        source=ip(source),
+        destination=ip(destination),
     )
 
 
@@ -209,6 +245,235 @@ def test_frames_sent_from_within_a_delivery_wait_their_turn() -> None:
     lab.send(one, plain(1, 2))
 
     assert one.take() == [plain(2, 1)]
+
+
+# --- stretches ----------------------------------------------------------------
+
+
+class Kept(Heard):
+    """A port that takes stretches, and remembers their frames piece by piece."""
+
+    def __init__(self, name: str, policy: Policy) -> None:
+        super().__init__(name, policy)
+        self.pieces: list[int] = []
+
+    def deliver_stretch(self, stretch: Stretch) -> None:
+        self.pieces.append(len(stretch))
+        self.frames += stretch.frames()
+
+
+def kept(lab: Lab) -> Kept:
+    port = Kept("kept", Policy())
+    lab.hub.plug(port)
+    return port
+
+
+def test_a_stretch_goes_on_as_a_whole_once_its_addresses_are_known() -> None:
+    lab = Lab()
+    one, two, three = lab.port(), kept(lab), lab.port()
+    lab.send(two, packet(2, 1))
+    one.take(), three.take()
+    frames = [packet(1, 2) + bytes([number]) for number in range(9)]
+
+    lab.send_stretch(one, *frames)
+    lab.send_stretch(one, *frames)
+
+    # Of the first one, the first frame has taught what the others need.
+    assert two.pieces == [8, 9]
+    assert two.take() == frames * 2
+    assert three.take() == []
+
+
+def test_a_stretch_of_ipv6_does_so_too() -> None:
+    lab = Lab()
+    one, two = lab.port(), kept(lab)
+    lab.send(two, plain(2, 1))
+    frame = encode_frame(
+        Frame(mac(2), mac(1), 0x86DD, b"\x60" + bytes(20) + b"\1" * 40)
+    )
+
+    lab.send_stretch(one, *[frame] * 5)
+
+    assert two.pieces == [4]
+    assert two.take() == [frame] * 5
+
+
+def test_runs_to_one_target_are_delivered_together() -> None:
+    lab = Lab()
+    one, two = lab.port(), kept(lab)
+    lab.send(two, packet(2, 9), packet(3, 9))
+    frames = [packet(1, 2), packet(1, 3), packet(4, 2)] * 2
+    lab.send_stretch(one, *frames)
+    two.take()
+    two.pieces.clear()
+
+    lab.send_stretch(one, *frames)
+
+    assert two.pieces == [6]
+    assert two.take() == frames
+
+
+def test_what_needs_a_second_look_keeps_its_place_in_a_stretch() -> None:
+    lab = Lab()
+    one, two, three = lab.port(), kept(lab), kept(lab)
+    lab.send(two, packet(2, 9))
+    lab.send(three, packet(3, 9))
+    one.take(), two.take(), three.take()
+    frames = [
+        packet(1, 2),
+        packet(1, 2) + b"second",
+        plain(1, 2),
+        packet(1, 2) + b"third",
+        packet(1, 3),
+        announcement(mac(1), ip(1)),
+        packet(1, 2) + b"last",
+    ]
+
+    for _ in range(2):
+        lab.send_stretch(one, *frames)
+        assert two.take() == [*frames[:4], *frames[5:]]
+        assert three.take() == frames[4:6]
+
+
+def test_a_part_of_a_buffer_is_a_stretch() -> None:
+    lab = Lab()
+    one, two = lab.port(), kept(lab)
+    lab.send(two, packet(2, 1))
+    frames = [packet(1, 2) + bytes([number]) for number in range(9)]
+
+    lab.hub.forward_stretch(one, stretch_of(frames).part(3, 7))
+
+    assert two.take() == frames[3:7]
+
+
+def test_a_port_that_knows_no_stretches_gets_frames_of_its_own() -> None:
+    lab = Lab()
+    one, two = lab.port(), lab.port()
+    lab.send(two, packet(2, 1))
+    stretch = stretch_of([packet(1, 2), packet(1, 2)])
+
+    lab.hub.forward_stretch(one, stretch)
+    stretch.data[:] = bytes(len(stretch.data))
+
+    assert two.take() == [packet(1, 2)] * 2
+
+
+def test_a_stretch_sent_from_within_a_delivery_waits_its_turn() -> None:
+    lab = Lab()
+    one = lab.port()
+    answers = stretch_of([plain(2, 1), packet(2, 1)])
+
+    class Echo(Heard):
+        def deliver(self, frames: Sequence[FrameBytes]) -> None:
+            lab.hub.forward_stretch(self, answers)
+            answers.data[:] = bytes(
+                len(answers.data)
+            )  # the buffer is the caller's again
+            super().deliver(frames)
+
+    lab.hub.plug(Echo("echo", Policy()))
+
+    lab.send_stretch(one, plain(1, 2))
+
+    assert one.take() == [plain(2, 1), packet(2, 1)]
+
+
+def test_what_was_known_of_a_stretch_is_forgotten_after_a_second() -> None:
+    lab = Lab(address_life_s=10.0)
+    one, two = lab.port(), kept(lab)
+    lab.send(two, packet(2, 1))
+    lab.send_stretch(one, packet(1, 2), packet(1, 2))
+
+    lab.now += 1
+    lab.send_stretch(one, packet(1, 2), packet(1, 2))
+    assert two.pieces == [1, 1], "one frame each went the long way round"
+
+    lab.now += 9.5
+    assert ip(1) in lab.hub.address_table(), "it kept the address alive"
+
+
+def test_batches_of_a_stretch_are_those_of_its_frames() -> None:
+    hub = Lab().hub
+    frames = [packet(1, 2) + bytes(number) for number in range(200)]
+
+    found = bytes(hub.encode(stretch_of(frames).part(10, 190)))
+
+    assert BlockReader().feed(found) == frames[10:190]
+    assert found == encode_batch(frames[10:138]) + encode_batch(frames[138:190])
+
+
+def tables(lab: Lab) -> tuple[dict[MacAddress, str], dict[IPv4Address, str]]:
+    """What the hub knows, by the names of its ports."""
+    macs, addresses = lab.hub.mac_table(), lab.hub.address_table()
+    return (
+        {mac: port.name for mac, port in macs.items()},
+        {address: port.name for address, port in addresses.items()},
+    )
+
+
+policies = st.builds(
+    Policy,
+    dhcp_filter=st.booleans(),
+    dhcp_no_server=st.booleans(),
+    dhcp_force=st.booleans(),
+    no_bridge=st.booleans(),
+    no_routing=st.booleans(),
+    check_mac=st.booleans(),
+    check_ip=st.booleans(),
+    privacy_filter=st.booleans(),
+)
+numbers = st.integers(1, 3)
+usual = st.one_of(
+    st.builds(packet, numbers, numbers, protocol=st.sampled_from([6, 17, 253])),
+    st.builds(packet, numbers, numbers, address=st.integers(1, 6)),
+    st.builds(packet6, numbers, numbers, address=st.integers(0, 4)),
+)
+anything = st.one_of(
+    usual,
+    usual,
+    st.builds(datagram, numbers, numbers, *[st.sampled_from([67, 68, 69])] * 2),
+    st.builds(plain, numbers, numbers, tag=st.sampled_from([b"", b"\x81\0\0\1"])),
+    st.builds(dhcp_ack, numbers, numbers),
+    st.builds(dhcp_discover, numbers),
+    numbers.map(lambda number: announcement(mac(number), ip(number))),
+    st.just(mac(1).octets + b"\xff" * 6 + packet(1, 2)[12:]),
+    st.just(packet(1, 2)[:30]),
+    st.just(Hub("TEST", clock=float).mac + packet(1, 2)[6:]),
+    st.just(packet(1, 2)[:6] + Hub("TEST", clock=float).mac + packet(1, 2)[12:]),
+)
+repeated = st.tuples(anything, st.integers(1, 4)).map(lambda one: [one[0]] * one[1])
+turns = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.lists(repeated, max_size=8).map(lambda some: [*itertools.chain(*some)]),
+        # What is known may be a second old, so no sum of these comes near a limit of time.
+        st.sampled_from([0.0, 0.0, 0.3, 1.0, 20.0, 61.0]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=300)
+@given(rules=st.tuples(policies, policies, policies), turns=turns)
+def test_a_stretch_reaches_whom_its_frames_would_reach_one_by_one(
+    rules: tuple[Policy, ...], turns: list[tuple[int, list[bytes], float]]
+) -> None:
+    whole, single = Lab(), Lab()
+    ports = [[lab.port(policy) for policy in rules] for lab in (whole, single)]
+
+    for number, frames, pause_s in turns:
+        whole.send_stretch(ports[0][number], *frames)
+        single.send(ports[1][number], *frames)
+
+        for one, other in zip(*ports, strict=True):
+            assert one.take() == other.take()
+        assert whole.hub.drops == single.hub.drops
+        assert tables(whole) == tables(single)
+        whole.now += pause_s
+        single.now += pause_s
+
+
+# --- shape --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -474,6 +739,17 @@ def test_garbage_on_the_dhcp_port_teaches_nothing() -> None:
     lab.send(server, dhcp_ack(1, 7)[:200].ljust(342, b"\xff"))
 
     assert lab.hub.address_table() == {}
+
+
+@pytest.mark.parametrize("family", ["filter_ipv4", "filter_ipv6"])
+def test_a_filtered_family_does_not_get_in_and_the_other_does(family: str) -> None:
+    lab = Lab()
+    one, two = lab.port(Policy(**{family: True})), lab.port()
+    ipv4, ipv6, arp = packet(1, 9), packet6(1, 9), question(mac(1), ip(1), ip(9))
+
+    lab.send(one, ipv4, ipv6, arp)
+
+    assert two.take() == ([ipv6] if family == "filter_ipv4" else [ipv4, arp])
 
 
 def test_dhcp_filter_drops_dhcp_both_ways_and_nothing_else() -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo
 
 from sevpn.errors import RemoteProtocolError
-from sevpn.protocol.credentials import hash_password, secure_password
+from sevpn.protocol.credentials import (
+    hash_password,
+    secure_password,
+    signed_digest,
+)
 from sevpn.protocol.messages import decode_login
 from sevpn.server.config import HubConfig, User
 from sevpn.server.login import Granted, HubView, Refused, decide
 from sevpn.server.policy import Policy
+from sevpn.testing.userkeys import UserKey, make_user_key
 from sevpn.wire.pack import Element, Pack, data, integer, text
 
 CHALLENGE = bytes(range(20))
@@ -47,7 +55,10 @@ def a_hub(
 
 
 def answer(
-    *elements: Element, hub: FakeHub | None = None, user: str = "alice"
+    *elements: Element,
+    hub: FakeHub | None = None,
+    user: str = "alice",
+    wall_s: float = 1e9,
 ) -> Granted | Refused:
     known = hub or a_hub()
     names = {element.name for element in elements}
@@ -63,7 +74,7 @@ def answer(
     def find(name: str) -> HubView | None:
         return known if name.lower() == "test" else None
 
-    return decide(decode_login(pack), challenge=CHALLENGE, find_hub=find)
+    return decide(decode_login(pack), challenge=CHALLENGE, find_hub=find, wall_s=wall_s)
 
 
 def proof(password: str = "secret", user: str = "alice") -> tuple[Element, Element]:
@@ -137,6 +148,68 @@ def test_a_login_without_its_elements_is_none(missing: str) -> None:
 
     with pytest.raises(RemoteProtocolError):
         decode_login(pack)
+
+
+BOB = make_user_key(name="bob")
+
+
+def certified(
+    key: UserKey = BOB, challenge: bytes = CHALLENGE
+) -> tuple[Element, Element, Element]:
+    assert isinstance(key.key, RSAPrivateKey)
+    sign = key.key.sign(signed_digest(challenge), PKCS1v15(), NoDigestInfo())
+    return integer("authtype", 3), data("cert", key.der), data("sign", sign)
+
+
+def a_hub_of_bob() -> FakeHub:
+    users = (
+        User.with_certificate("bob", BOB.pem),
+        User.with_password("alice", "secret"),
+    )
+    return FakeHub(HubConfig(name="Test", users=users))
+
+
+def test_a_certificate_and_its_key_prove_a_user() -> None:
+    assert code(answer(*certified(), hub=a_hub_of_bob(), user="BOB")) == 0
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        certified(make_user_key(name="bob")),
+        certified(challenge=bytes(20)),
+        (*certified()[:2], data("sign", b"")),
+        (*certified()[:2], data("sign", bytes(256))),
+        (*certified()[:2], data("sign", bytes(4096))),
+        (certified()[0], data("cert", BOB.pem), certified()[2]),
+        (certified()[0], data("cert", b""), certified()[2]),
+        certified()[:1],
+        plain(""),
+        plain("secret"),
+        proof("", "bob"),
+        (
+            integer("authtype", 1),
+            data("secure_password", secure_password(bytes(20), CHALLENGE)),
+        ),
+    ],
+)
+def test_nothing_else_proves_a_user_with_a_certificate(
+    elements: tuple[Element, ...],
+) -> None:
+    assert code(answer(*elements, hub=a_hub_of_bob(), user="bob")) == 9
+
+
+def test_an_expired_certificate_proves_nothing() -> None:
+    end = BOB.parsed.not_valid_after_utc.timestamp()
+    hub = a_hub_of_bob()
+
+    assert code(answer(*certified(), hub=hub, user="bob", wall_s=end - 1)) == 0
+    assert code(answer(*certified(), hub=hub, user="bob", wall_s=end + 1)) == 9
+
+
+def test_a_certificate_does_not_prove_a_user_with_a_password() -> None:
+    assert code(answer(*certified(), hub=a_hub_of_bob(), user="alice")) == 9
+    assert code(answer(*certified(), hub=a_hub_of_bob(), user="nobody")) == 9
 
 
 # --- hubs ---------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sevpn.server.config import (
     parse_config,
     pool_range,
 )
+from sevpn.testing.userkeys import make_user_key
 
 SOURCE = HostSource(
     {"PW": "secret", "HASH": hash_password("alice", "secret").hex()}, ask=None
@@ -185,3 +186,46 @@ def test_parts_made_in_code_are_checked_too() -> None:
 
     with pytest.raises(ConfigError, match="is there twice"):
         ServerConfig(hubs=(hub,)).checked()
+
+
+# --- users with a certificate ---------------------------------------------------
+
+
+def read_in(folder: Path, user: str) -> ServerConfig:
+    text = f'[[hubs]]\nusers = [{{ name = "bob", {user} }}]'
+    return parse_config(text.encode(), SOURCE, name="x", folder=folder)
+
+
+def test_a_user_may_be_known_by_a_certificate(tmp_path: Path) -> None:
+    bob = make_user_key(name="bob")
+    (tmp_path / "bob.pem").write_bytes(bob.pem)
+
+    config = read_in(tmp_path, 'auth = "certificate", certificate = "bob.pem"')
+
+    assert config.hubs[0].users == (User.with_certificate("bob", bob.der),)
+    assert "certificate" in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        ('auth = "certificate"', "go together"),
+        ('certificate = "bob.pem", password = "env:PW"', "go together"),
+        (
+            'auth = "certificate", certificate = "bob.pem", password = "env:PW"',
+            "take one of them away",
+        ),
+        ('auth = "certificate", certificate = "none.pem"', "cannot be read"),
+        ('auth = "certificate", certificate = "text.pem"', "is no certificate"),
+        ('auth = "certificate", certificate = "ec.pem"', "no client can log in with"),
+    ],
+)
+def test_a_user_whose_certificate_is_of_no_use_is_refused(
+    tmp_path: Path, user: str, reason: str
+) -> None:
+    (tmp_path / "bob.pem").write_bytes(make_user_key(name="bob").pem)
+    (tmp_path / "ec.pem").write_bytes(make_user_key("ec").pem)
+    (tmp_path / "text.pem").write_bytes(b"hello")
+
+    with pytest.raises(ConfigError, match=reason):
+        read_in(tmp_path, user)
