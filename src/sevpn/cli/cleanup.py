@@ -9,7 +9,9 @@ import click
 
 from sevpn.cli.common import Output, command as make_command
 from sevpn.config.paths import Paths
+from sevpn.net.bypass import remove_if_unused
 from sevpn.net.host import cleanup
+from sevpn.net.journal import shared_lock
 
 __all__ = ["command"]
 
@@ -24,4 +26,6 @@ def command(output: Output, name: str | None) -> None:
     """
     paths = Paths.for_user(os.environ, os.geteuid())
     undone = cleanup(paths.runtime_dir, tunnel=name)
+    with shared_lock(paths.runtime_dir):
+        undone += remove_if_unused()
     output.answer({"undone": undone}, "\n".join(undone) or "nothing was left behind")

@@ -139,7 +139,7 @@ class _Play:
 
     def _has_healed(self) -> bool:
         status = _status()
-        if status is None or not status["counters"]["reconnects"]:
+        if status is None or not _has_begun_again(status):
             return False
         try:
             # By address: the C library waits five seconds for a name server that
@@ -196,6 +196,13 @@ def _connected(client: subprocess.Popen[bytes]) -> dict[str, Any] | None:
         )
     status = _status()
     return status if status is not None and status["state"] == "connected" else None
+
+
+def _has_begun_again(status: dict[str, Any]) -> bool:
+    """Whether there is another session, or another connection of the same."""
+    session = status["session"]
+    has_resumed = session is not None and session["resumed"] > 0
+    return bool(status["counters"]["reconnects"]) or has_resumed
 
 
 def _status() -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["given", "tunnel_options"]
+__all__ = ["given", "login_options", "server_options", "tunnel_options"]
 
 _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     # login
@@ -25,7 +25,7 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (
         ("--auth",),
         {
-            "type": click.Choice(["anonymous", "password", "plain"]),
+            "type": click.Choice(["anonymous", "password", "plain", "certificate"]),
             "help": "How to log in: 'plain' for RADIUS and the like.",
         },
     ),
@@ -36,6 +36,31 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
             "help": "Where the password is: prompt, file:PATH, env:NAME, cred:NAME, cmd:COMMAND, keyring:NAME, "
             "or hash:REF for a SoftEther password hash.",
         },
+    ),
+    (
+        ("--otp",),
+        {
+            "metavar": "REF",
+            "help": "Where a one-time password is, which is appended to the password; 'prompt' asks.",
+        },
+    ),
+    (
+        ("--cert",),
+        {
+            "metavar": "FILE",
+            "help": "Log in with this certificate (PEM, DER or PKCS #12); its key must be of RSA.",
+        },
+    ),
+    (
+        ("--key",),
+        {
+            "metavar": "REF",
+            "help": "Where its private key is, as file:PATH. [in FILE]",
+        },
+    ),
+    (
+        ("--key-password",),
+        {"metavar": "REF", "help": "Where the key's pass phrase is. [asked for]"},
     ),
     (
         ("--hub",),
@@ -86,6 +111,52 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
         {"help": "Use each connection in one direction only; at least 2. [off]"},
     ),
     (
+        ("--resume/--no-resume",),
+        {"help": "Take a cut session up again before a new login. [on]"},
+    ),
+    (
+        ("--compress/--no-compress",),
+        {"help": "Deflate each frame: for slow links only. [off]"},
+    ),
+    (
+        ("--udp",),
+        {
+            "type": click.Choice(["off", "auto", "on"]),
+            "help": "UDP acceleration: where TCP does badly, or wherever it can be had. [auto]",
+        },
+    ),
+    (
+        ("--udp-v1/--no-udp-v1",),
+        {"help": "Use its version 1, which does not notice changed packets. [off]"},
+    ),
+    (
+        ("--udp-port",),
+        {
+            "type": click.IntRange(1, 65535),
+            "help": "Local port of its socket. [any]",
+        },
+    ),
+    (
+        ("--proxy",),
+        {
+            "metavar": "URL",
+            "help": "Reach the server by http://, socks4:// or socks5://[USER@]HOST:PORT; env: by HTTPS_PROXY's.",
+        },
+    ),
+    (
+        ("--proxy-password",),
+        {
+            "metavar": "REF",
+            "help": "Where the password for the proxy is, as for --password.",
+        },
+    ),
+    (
+        ("--legacy-tls/--no-legacy-tls",),
+        {
+            "help": "Accept TLS 1.0 and 1.1, short keys and old ciphers: for servers of long ago."
+        },
+    ),
+    (
         ("--connect-timeout",),
         {"metavar": "DURATION", "help": "Longest time to the server's Hello. [30s]"},
     ),
@@ -98,6 +169,13 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (
         ("--mtu",),
         {"type": click.IntRange(576, 1586), "help": "MTU. [1500, or the lease's]"},
+    ),
+    (
+        ("--netns",),
+        {
+            "metavar": "NAME|PATH",
+            "help": "Put interface, routes and name servers into this network namespace.",
+        },
     ),
     # addresses
     (("--dhcp/--no-dhcp",), {"help": "Ask for an address through the tunnel. [on]"}),
@@ -112,6 +190,13 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (
         ("--gateway",),
         {"metavar": "IP", "help": "Gateway in the tunnel; overrides the lease's."},
+    ),
+    (
+        ("--ipv6",),
+        {
+            "type": click.Choice(["auto", "block", "off"]),
+            "help": "Use the IPv6 that the tunnel offers, refuse IPv6, or leave it alone. [auto]",
+        },
     ),
     (
         ("--hostname",),
@@ -129,6 +214,81 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (
         ("--metric",),
         {"type": click.IntRange(0, 2**32 - 1), "help": "Metric of our routes. [50]"},
+    ),
+    (
+        ("--include",),
+        {
+            "metavar": "CIDR|NAME",
+            "multiple": True,
+            "help": "Send this network or host through the tunnel; may be repeated.",
+        },
+    ),
+    (
+        ("--exclude",),
+        {
+            "metavar": "CIDR|NAME",
+            "multiple": True,
+            "help": "Keep this network or host out of the tunnel; may be repeated.",
+        },
+    ),
+    (
+        ("--exclude-uid",),
+        {
+            "metavar": "UID",
+            "multiple": True,
+            "help": "Keep this user's programs out of the tunnel (with --route-mode mark).",
+        },
+    ),
+    (
+        ("--lan",),
+        {
+            "type": click.Choice(["private", "none", "all"]),
+            "help": "Which subnets of this host stay reachable. [mark: private, host: all]",
+        },
+    ),
+    (
+        ("--route-mode",),
+        {
+            "type": click.Choice(["host", "mark"]),
+            "help": "Routes in the main table, or in one of their own with policy rules. [host]",
+        },
+    ),
+    (
+        ("--mark",),
+        {
+            "type": click.IntRange(1, 2**32 - 1),
+            "help": "Firewall mark of the tunnel's own sockets. [57568 and up]",
+        },
+    ),
+    (
+        ("--policy-route-table",),
+        {
+            "type": click.IntRange(1, 2**32 - 1),
+            "metavar": "N",
+            "help": "Replies from the leased address always leave by the tunnel, by table N.",
+        },
+    ),
+    (
+        ("--connmark/--no-connmark",),
+        {
+            "help": "With --policy-route-table: also what answers forwarded (DNAT) connections."
+        },
+    ),
+    # lock
+    (
+        ("--lock",),
+        {
+            "type": click.Choice(["off", "auto", "on"]),
+            "help": "Let nothing leave but by the tunnel: while sevpn runs, or until it ends as it should. [off]",
+        },
+    ),
+    (
+        ("--lock-allow",),
+        {
+            "metavar": "CIDR",
+            "multiple": True,
+            "help": "Let this network be reached in spite of the lock; may be repeated.",
+        },
     ),
     # dns
     (
@@ -152,9 +312,17 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
         },
     ),
     (
+        ("--split-dns",),
+        {
+            "metavar": "DOMAIN",
+            "multiple": True,
+            "help": "Send only names below this domain through the tunnel; may be repeated.",
+        },
+    ),
+    (
         ("--dns-mode",),
         {
-            "type": click.Choice(["auto", "file", "off"]),
+            "type": click.Choice(["auto", "resolved", "resolvconf", "file", "off"]),
             "help": "How DNS is set. [auto]",
         },
     ),
@@ -187,6 +355,79 @@ def tunnel_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of section "options of up" to a command."""
     for flags, settings in reversed(_GROUPS):
         function = click.option(*flags, default=None, **settings)(function)
+    return function
+
+
+_LOGIN: Final = frozenset({"--user", "--password", "--hub"})
+_SERVER: Final = frozenset(
+    {
+        "--port",
+        "--ca",
+        "--server-name",
+        "--pin",
+        "--insecure/--no-insecure",
+        "--ip",
+        "--proxy",
+        "--proxy-password",
+        "--legacy-tls/--no-legacy-tls",
+        "--connect-timeout",
+    }
+)
+
+
+_OTHERS: Final = frozenset(
+    {
+        "--address",
+        "--gateway",
+        "--hostname",
+        "--ipv6",
+        "--dhcp/--no-dhcp",
+        "--accept-default-gateway/--no-accept-default-gateway",
+        "--accept-static-routes/--no-accept-static-routes",
+        "--metric",
+        "--include",
+        "--exclude",
+        "--exclude-uid",
+        "--lan",
+        "--route-mode",
+        "--mark",
+        "--policy-route-table",
+        "--connmark/--no-connmark",
+        "--lock",
+        "--lock-allow",
+        "--accept-dns/--no-accept-dns",
+        "--dns",
+        "--search",
+        "--split-dns",
+        "--dns-mode",
+        "--netns",
+    }
+)
+"""What is about addresses, routes and names, which a way between networks has none of."""
+
+
+def transport_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `up` but those about addresses, routes and names."""
+    names = {flag for flags, _ in _GROUPS for flag in flags} - _OTHERS
+    return _options_of(frozenset(names), function)
+
+
+def login_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say who asks, with a password."""
+    return _options_of(_LOGIN, function)
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a server is reached and trusted."""
+    return _options_of(_SERVER, function)
+
+
+def _options_of(
+    names: frozenset[str], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    for flags, settings in reversed(_GROUPS):
+        if names.intersection(flags):
+            function = click.option(*flags, default=None, **settings)(function)
     return function
 
 

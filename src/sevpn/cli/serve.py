@@ -39,6 +39,14 @@ __all__ = ["command"]
 _SUBNET: Final = "192.168.30.0/24"
 _ONLY_WITHOUT_CONFIG: Final = ("listen", "hub", "user", "password", "anonymous", "dhcp", "tap", "tap_address", "names")  # fmt: skip
 
+_PROOFS: Final = {
+    "anonymous": "",
+    "password": " --password prompt",
+    "plain": " --password prompt",
+    "certificate": " --cert FILE --key REF",
+}
+"""What else the line to connect with must say, by the kind of user."""
+
 
 @make_command("serve")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Everything from this TOML file; excludes the other options.")  # fmt: skip
@@ -172,7 +180,7 @@ def _lines(server: Server) -> list[str]:
         inside = f", gateway {config.gateway}" if config.gateway else ""
         lines.append(f"hub {config.name}{inside}; connect with one of:")
         for user in config.users:
-            login = "--auth anonymous" if user.auth == "anonymous" else f"--auth {user.auth} --password prompt"  # fmt: skip
+            login = f"--auth {user.auth}{_PROOFS[user.auth]}"
             lines.append(
                 f"  sevpn up {host}:{port}/{config.name} --user {user.name} {login} --pin sha256:{server.certificate_sha256}"
             )

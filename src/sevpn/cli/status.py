@@ -15,7 +15,8 @@ from sevpn.cli.exit import ExitCode
 from sevpn.cli.running import chosen, run_folders
 from sevpn.control import client
 from sevpn.errors import ControlError
-from sevpn.metrics.snapshot import SCHEMA, Session, StatusDocument, Tunnel
+from sevpn.metrics.snapshot import SCHEMA, Session, StatusDocument, Tunnel, Udp
+from sevpn.tunnel.hints import describe_policy
 
 __all__ = ["command", "render"]
 
@@ -105,6 +106,8 @@ def _lines(tunnel: Tunnel) -> Iterator[tuple[str, str]]:
     yield from _lease_lines(tunnel)
     for route in tunnel.routes:
         yield "route", route
+    for rule in tunnel.rules:
+        yield "rule", rule
     if tunnel.dns is not None and tunnel.dns.servers:
         yield (
             "dns",
@@ -134,6 +137,16 @@ def _server_lines(tunnel: Tunnel) -> Iterator[tuple[str, str]]:
             "session",
             f"{tunnel.session.name}, {tls.version} {tls.cipher}{_connections(tunnel.session)}",
         )
+        yield "udp", _udp(tunnel.session.udp)
+        if limits := describe_policy(tunnel.session.policy):
+            yield "policy", ", ".join(limits)
+
+
+def _udp(udp: Udp) -> str:
+    """Return what UDP does, and why."""
+    version = "" if udp.version is None else f", version {udp.version}"
+    reason = "" if udp.reason is None else f": {udp.reason}"
+    return f"{udp.state}{version}{reason}"
 
 
 def _connections(session: Session) -> str:

@@ -22,7 +22,7 @@ from sevpn.cli.steps import Steps
 from sevpn.config.frozen import hold_files, is_frozen, own_command
 from sevpn.errors import SevpnError
 
-__all__ = ["command"]
+__all__ = ["command", "stay"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,7 +54,7 @@ def command(
     output.start_log()
     prepared = prepare(target, name=name, overrides=given(values), environ=os.environ)
     if not detach:
-        return asyncio.run(_stay(prepared, output, on_connected=lambda: None))
+        return asyncio.run(stay(prepared, output, on_connected=lambda: None))
     if parent is None:
         forked = fork()
         if isinstance(forked, int):
@@ -63,7 +63,7 @@ def command(
     return _detached(prepared, output, parent)
 
 
-async def _stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int:
+async def stay(prepared: Prepared, output: Output, *, on_connected: Any) -> int:
     """Run the tunnel until it ends; return the exit code."""
     from sevpn.control.protocol import SOCKET_NAME  # noqa: PLC0415 - what only `up` needs is imported by `up`
     from sevpn.control.server import ControlServer  # noqa: PLC0415
@@ -134,7 +134,7 @@ def _detached(prepared: Prepared, output: Output, parent: Parent) -> int:
     os.setsid()
     code = int(ExitCode.BUG)
     try:
-        code = asyncio.run(_stay(prepared, output, on_connected=parent.leave))
+        code = asyncio.run(stay(prepared, output, on_connected=parent.leave))
     except SevpnError as error:
         code = report(error, as_json=output.as_json)
     finally:

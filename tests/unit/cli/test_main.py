@@ -83,7 +83,7 @@ def test_asking_imports_neither_tls_nor_netlink() -> None:
         "import sys; from sevpn.cli.main import main\n"
         "try: main(['status'])\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('ssl', 'asyncio', 'pyroute2', 'cryptography', 'rich') if m in sys.modules])"
+        "print([m for m in ('ssl', 'asyncio', 'pyroute2', 'jeepney', 'cryptography', 'rich') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

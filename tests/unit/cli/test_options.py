@@ -74,7 +74,7 @@ def test_what_may_be_repeated_is_kept_in_order() -> None:
         ("--ip", "5"),
         ("--auth", "none"),
         ("--privacy", "some"),
-        ("--dns-mode", "resolved"),
+        ("--dns-mode", "resolve"),
         ("--user",),
         ("--nothing", "x"),
     ],

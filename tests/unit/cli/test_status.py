@@ -220,3 +220,14 @@ def test_the_traffic_is_one_line(counters: Counters, text: str) -> None:
 )
 def test_bytes_have_the_unit_that_a_person_would_choose(count: int, text: str) -> None:
     assert _bytes(count) == text
+
+
+def test_what_the_policy_keeps_the_user_from_is_a_line() -> None:
+    session = Session(name="S", policy={"NoServer": 1, "MaxUpload": 1000, "Ver3": 1})
+
+    lines = shown(session=session)
+
+    assert lines["policy:"] == (
+        "NoServer (no incoming connections), MaxUpload (at most 1000 bit/s to the hub)"
+    )
+    assert "policy:" not in shown(session=Session(name="S", policy={"Access": 1}))
