@@ -477,8 +477,8 @@ def gate(fuzz_seconds: int) -> list[Step]:
     return [
         *(Step(name, run, Stage.CHECKS) for name, run in checks),
         Step("unit", unit_tests),
-        Step("netns", pytest_in(e2e[0], limit_s=600, workers=2, as_root=True)),
-        Step("interop", pytest_in(e2e[1], limit_s=600, workers=2, as_root=True)),
+        Step("netns", pytest_in(e2e[0], limit_s=840, workers=2, as_root=True)),
+        Step("interop", pytest_in(e2e[1], limit_s=840, workers=2, as_root=True)),
         Step("integration", pytest_in("tests/integration", limit_s=400, workers=2)),
         Step(
             "e2e-python",

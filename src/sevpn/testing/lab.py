@@ -35,6 +35,8 @@ __all__ = ["SERVER", "Client", "EmbeddedServer", "Hub", "Network", "Up"]
 SERVER: Final = "192.0.2.1"
 """The server's address on the outer network."""
 
+_BRIDGE_MAC: Final = "02:00:5e:00:53:01"
+
 _SEVPN: Final = Path(
     os.environ.get("SEVPN_COMMAND") or Path(sys.executable).with_name("sevpn")
 )
@@ -52,8 +54,10 @@ class Network:
         self.server = Machine("server")
         self._link = link
         self._numbers = itertools.count(2)
+        # Without an address of its own a bridge takes the lowest of its ports': who has
+        # asked for it by ARP is cut off when another client comes or goes.
         self.server.sh(
-            f"ip link add br0 type bridge; ip addr add {SERVER}/24 dev br0; ip link set br0 up;"
+            f"ip link add br0 address {_BRIDGE_MAC} type bridge; ip addr add {SERVER}/24 dev br0; ip link set br0 up;"
             "ip addr add 203.0.113.1/32 dev lo"
         )
 
@@ -75,6 +79,34 @@ class Network:
             if default_metric is not None:
                 machine.sh(f"ip route add default via {SERVER} metric {default_metric}")
             yield Client(machine, link=link)
+
+    def second_uplink(
+        self, client: Client, *, subnet: str = "198.51.100", metric: int | None
+    ) -> str:
+        """Plug another cable into a client: its eth1, to the server's machine.
+
+        Args:
+            client: Whose.
+            subnet: The first three numbers of its /24; the client is .2 there.
+            metric: Metric of the default route by it; `None`: there is none.
+
+        Returns:
+            The server's address at its end.
+        """
+        # That of an earlier client goes with its machine, which takes the kernel a moment.
+        self.server.sh("ip link del second 2> /dev/null || true")
+        gateway = f"{subnet}.1"
+        connect(
+            client.machine,
+            self.server,
+            interfaces=("eth1", "second"),
+            addresses=(f"{subnet}.2/24", f"{gateway}/24"),
+        )
+        if metric is not None:
+            client.machine.sh(
+                f"ip route add default via {gateway} dev eth1 metric {metric}"
+            )
+        return gateway
 
     def _connect(self, machine: Machine, number: int) -> Link | None:
         interfaces = ("eth0", f"c{number}")
@@ -175,6 +207,20 @@ class Up:
             raise AssertionError(f"{error}; it is {status}") from error
         return status
 
+    def tell(self) -> str:
+        """Return what there is to know for who wonders: its status, and what it has said.
+
+        It is ended for that.
+        """
+        status = self.status()
+        if self.process.stderr is None or self.process.stderr.closed:
+            return f"the tunnel's status: {status}"
+        try:
+            said = self.stop()
+        except subprocess.TimeoutExpired:
+            return f"the tunnel's status: {status}\nit does not end"
+        return f"the tunnel's status: {status}\nit ended with {said.code}, and had said:\n{said.out}{said.err}"
+
     def stop(self, number: int = signal.SIGTERM) -> Finished:
         """Send a signal and wait for the end."""
         if self.process.poll() is None:
@@ -197,6 +243,7 @@ class EmbeddedServer:
             `server`, `faults` and all names of `sevpn.server.faults`.
         hub: Python keyword arguments of the hub's HubConfig: `max_sessions=1`.
         dhcp: Likewise of its DhcpConfig.
+        tap: Address and prefix of a TAP `inside` on the hub; empty: there is none.
         config: Likewise of the ServerConfig.
     """
 
@@ -206,9 +253,12 @@ class EmbeddedServer:
         *,
         setup: str = "",
         hub: str = "",
+        tap: str = "",
         dhcp: str = "",
         config: str = "",
     ) -> None:
+        if tap:
+            hub += f"tap=TapConfig(name='inside', address=IPv4Interface({tap!r})),"
         program = _EMBEDDED.format(setup=setup, hub=hub, dhcp=dhcp, config=config)
         self._process = machine.popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE
@@ -346,6 +396,9 @@ class Client:
             if state is not None:
                 tunnel.wait(state)
             yield tunnel
+        except AssertionError as error:
+            error.add_note(tunnel.tell())
+            raise
         finally:
             if process.poll() is None:
                 end(process)

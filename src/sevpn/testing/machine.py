@@ -309,13 +309,22 @@ class Machine:
         )
         return answer
 
-    def pings(self, address: str, *, count: int = 10, wait_s: float = 1.0) -> bool:
+    def pings(
+        self,
+        address: str,
+        *,
+        count: int = 10,
+        wait_s: float = 1.0,
+        netns: str | None = None,
+    ) -> bool:
         """Whether *address*, an IPv4 one, answers one of *count* ICMP echoes, *wait_s* apart.
 
-        A late answer to an earlier one counts, too.
+        A late answer to an earlier one counts, too. With *netns* it is asked from a
+        namespace on this machine.
         """
-        done = self.run(sys.executable, "-c", _PING, address, str(count), f"{wait_s:g}")
-        return done.code == 0
+        place = () if netns is None else ("ip", "netns", "exec", netns)
+        ping = (sys.executable, "-c", _PING, address, str(count), f"{wait_s:g}")
+        return self.run(*place, *ping).code == 0
 
     def read(self, path: str) -> str:
         """Return a file's text as this machine sees it."""
@@ -428,8 +437,11 @@ def end(child: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
 
     A program's children may outlive it (vpnserver's worker does, by half a minute):
     whoever is left after some seconds is killed.
+
+    Of one that was collected before nobody is signalled: its number may be somebody
+    else's by now, as there are few of them. Who outlived it is ended with the machine.
     """
-    for step in (number, signal.SIGKILL):
+    for step in () if child.returncode is not None else (number, signal.SIGKILL):
         if _has_gone(child):
             break
         with contextlib.suppress(ProcessLookupError):

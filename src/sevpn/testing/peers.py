@@ -33,6 +33,7 @@ __all__ = [
     "Capture",
     "Dnsmasq",
     "OfficialClient",
+    "Radvd",
     "SoftEtherServer",
     "missing_peers",
     "peer_environment",
@@ -104,6 +105,8 @@ class SoftEtherServer:
         self, machine: Machine, *, settings: Mapping[str, str] | None = None
     ) -> None:
         self.machine = machine
+        self.password: str | None = None
+        """Of its administrator; set it when the server has one."""
         machine.sh("mkdir -p /var/lib/softether /var/log/softether /run/softether")
         self._process = self._start()
         self._configure({"DisableDos": "true"} | dict(settings or {}))
@@ -167,6 +170,8 @@ class SoftEtherServer:
         where = ["127.0.0.1:5555", "/SERVER"]
         if hub is not None:
             where.append(f"/ADMINHUB:{hub}")
+        if self.password is not None:
+            where.append(f"/PASSWORD:{self.password}")
         return _vpncmd(self.machine, where, lines)
 
     def create_hub(
@@ -202,6 +207,14 @@ class SoftEtherServer:
             f"RadiusServerSet {server} /SECRET:{secret} /RETRY_INTERVAL:1000",
             *_user_lines(user, None),
             f"UserRadiusSet {user} /ALIAS:none",
+            hub=hub,
+        )
+
+    def create_certificate_user(self, hub: str, user: str, certificate: Path) -> None:
+        """Make a user who is known by a certificate: a PEM file of the host."""
+        self.command(
+            *_user_lines(user, None),
+            f"UserCertSet {user} /LOADCERT:{certificate}",
             hub=hub,
         )
 
@@ -339,14 +352,24 @@ class OfficialClient:
         server: str,
         hub: str,
         user: str,
-        password: str,
+        password: str = "",
+        proof: str | None = None,
         details: str = "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no /NOQOS:yes /DISABLEUDP:yes",
     ) -> str:
-        """Connect, and return the name of the interface."""
+        """Connect, and return the name of the interface.
+
+        Args:
+            server: Where, with its port.
+            hub: Which hub.
+            user: Who.
+            password: By which password.
+            proof: Another way to log in: a line of vpncmd about the account t1.
+            details: What `AccountDetailSet` is told.
+        """
         self.command(
             "NicCreate se0",
             f"AccountCreate t1 /SERVER:{server} /HUB:{hub} /USERNAME:{user} /NICNAME:se0",
-            f"AccountPasswordSet t1 /PASSWORD:{password} /TYPE:standard",
+            proof or f"AccountPasswordSet t1 /PASSWORD:{password} /TYPE:standard",
             f"AccountDetailSet t1 {details}",
             "AccountConnect t1",
         )
@@ -421,13 +444,49 @@ class Dnsmasq:
     def leases(self) -> list[str]:
         """Return the addresses that are leased."""
         return [
-            line.split()[2]
-            for line in self.machine.read(self._leases).splitlines()
-            if line.strip()
+            words[2]
+            for words in map(str.split, self.machine.read(self._leases).splitlines())
+            if len(words) > 2  # the server's own identifier stands there, too
         ]
 
     def stop(self) -> None:
         """End it."""
+        end(self._process)
+
+
+class Radvd:
+    """A router of IPv6 on an interface, which says a few things every few seconds.
+
+    Args:
+        machine: Where.
+        interface: On which interface.
+        says: What stands in its configuration for the interface:
+            `prefix 2001:db8:5::/64 {};`.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, machine: Machine, interface: str, says: str) -> None:
+        number = next(self._numbers)
+        config = f"/run/radvd-{number}.conf"
+        machine.write(
+            config,
+            f"interface {interface} {{ AdvSendAdvert on; MinRtrAdvInterval 3; "
+            f"MaxRtrAdvInterval 4; {says} }};\n",
+        )
+        self._process = machine.popen(
+            [
+                PEERS / "usr/sbin/radvd",
+                *("--nodaemon", "--config", config, "--logmethod", "none"),
+                *("--pidfile", f"/run/radvd-{number}.pid"),
+            ],
+            env=peer_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def stop(self) -> None:
+        """End it; it says that it is no router any more."""
         end(self._process)
 
 

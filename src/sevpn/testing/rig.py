@@ -150,6 +150,7 @@ class PumpRig:
         timeout_s: float = 20.0,
         buffer_bytes: int | None = None,
         may_receive: bool = True,
+        is_compressed: bool = False,
     ) -> FarEnd:
         """Begin a session and return its far end."""
         far = self._far_end(buffer_bytes)
@@ -159,6 +160,7 @@ class PumpRig:
                 leftover=leftover,
                 timeout_s=timeout_s,
                 may_receive=may_receive,
+                is_compressed=is_compressed,
             )
         except BaseException:
             far.stream.close(polite=False)

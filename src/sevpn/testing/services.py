@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services for tests to reach through a tunnel: web, throughput, passwords.
+"""Services for tests to reach: web, names, throughput, passwords.
 
 Layer: testing. Runs in: any thread of a test; needs root, and but for the web
 server `scripts/peers`. Each belongs to a machine of testing/machine.py and ends
@@ -25,7 +25,15 @@ from typing import IO, Any, Final
 from sevpn.testing.machine import Machine, end, eventually
 from sevpn.testing.peers import PEERS, peer_environment
 
-__all__ = ["Fetched", "HttpServer", "Iperf3", "Radius", "Throughput", "fetch"]
+__all__ = [
+    "Fetched",
+    "HttpServer",
+    "Iperf3",
+    "NameServer",
+    "Radius",
+    "Throughput",
+    "fetch",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,61 @@ with opener.open(sys.argv[1], timeout=float(sys.argv[2])) as answer:
 """
 
 
+class NameServer:
+    """A name server that answers each question for an IPv4 address alike.
+
+    Args:
+        machine: Where.
+        address: On which of its addresses; UDP port 53.
+        answer: The IPv4 address that all names have.
+    """
+
+    def __init__(self, machine: Machine, address: str, answer: str) -> None:
+        self._process = machine.popen(
+            [sys.executable, "-c", _NAME_SERVER, address, answer],
+            stdin=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            _, reason = self._process.communicate()
+            raise AssertionError(f"the name server did not start:\n{reason}")
+
+    def asked(self) -> int:
+        """Return how many questions have come."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("?\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        """End it."""
+        end(self._process)
+
+
+_NAME_SERVER: Final = """
+import select, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+print("ready", flush=True)
+count = 0
+while True:
+    ready, _, _ = select.select([sock, sys.stdin], [], [])
+    if sys.stdin in ready:
+        if not sys.stdin.readline():
+            break
+        print(count, flush=True)
+        continue
+    question, peer = sock.recvfrom(2000)
+    count += 1
+    end = question.index(b"\\0", 12) + 5
+    is_a = question[end - 3] == 1
+    head = question[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([is_a]) + b"\\0\\0\\0\\0"
+    record = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x1e\\0\\4" + socket.inet_aton(sys.argv[2])
+    sock.sendto(head + question[12:end] + (record if is_a else b""), peer)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Throughput:
     """What iperf3 measured."""
@@ -150,6 +213,7 @@ class Iperf3:
     def __init__(self, machine: Machine, address: str) -> None:
         self._machine = machine
         self._address = address
+        self._is_listening = threading.Event()
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
@@ -158,14 +222,29 @@ class Iperf3:
             env=peer_environment(),
         )
         assert process.stdout is not None
-        for line in process.stdout:
-            if "listening" in line:
-                # What it goes on to say must be read: a full pipe stops its transfers.
-                threading.Thread(
-                    target=_read_on, args=(process.stdout,), daemon=True
-                ).start()
-                return process
-        raise AssertionError(f"iperf3 does not run on {self._address}")
+        self._is_listening = threading.Event()
+        # What it goes on to say must be read: a full pipe stops its transfers.
+        threading.Thread(
+            target=_read_on, args=(process.stdout, self._is_listening), daemon=True
+        ).start()
+        self._await_listening()
+        return process
+
+    def prepare(self) -> None:
+        """Wait until it takes the next client; called before each.
+
+        After each test it closes its listening socket and opens another; who has
+        connected to the old one meanwhile is cut.
+
+        Raises:
+            AssertionError: It does not.
+        """
+        self._await_listening()
+        self._is_listening.clear()
+
+    def _await_listening(self) -> None:
+        if not self._is_listening.wait(_LISTENING_PATIENCE_S):
+            raise AssertionError(f"iperf3 does not listen on {self._address}")
 
     def measure(
         self,
@@ -191,6 +270,7 @@ class Iperf3:
         argv = [_IPERF3, "--client", self._address, "--json"]
         argv += ["--time", str(seconds), "--parallel", str(streams)]
         argv += ["--bidir"] if is_both else ["--reverse"] if is_inbound else []
+        self.prepare()
         done = client.run(*argv, env=peer_environment(), timeout_s=seconds + 45.0)
         said: dict[str, Any] = json.loads(done.out or "{}")
         sums: dict[str, Any] = said.get("end", {})
@@ -215,12 +295,14 @@ class Iperf3:
         end(self._process)
 
 
-def _read_on(said: IO[str]) -> None:
+def _read_on(said: IO[str], is_listening: threading.Event) -> None:
     with contextlib.suppress(ValueError, OSError):  # closed with its process
-        for _ in said:
-            pass
+        for line in said:
+            if "Server listening" in line:
+                is_listening.set()
 
 
+_LISTENING_PATIENCE_S: Final = 20.0
 _IPERF3: Final = str(PEERS / "usr/bin/iperf3")
 _NOTHING: Final = {"bits_per_second": 0.0, "bytes": 0}
 
