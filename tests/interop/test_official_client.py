@@ -123,6 +123,7 @@ def begin(
     password: str,
     kind: str,
     connections: str = "/MAXTCP:1 /HALF:no /NOQOS:no",
+    is_compressed: bool = False,
 ) -> str:
     """Have the client connect, and return its interface at once."""
     client.command("NicCreate se0")
@@ -133,6 +134,8 @@ def begin(
     client.command(
         f"AccountDetailSet t1 {connections} /INTERVAL:1 /TTL:0 /BRIDGE:no /MONITOR:no /NOTRACK:no /DISABLEUDP:no"
     )
+    if is_compressed:
+        client.command("AccountCompressEnable t1")
     client.command("AccountRetrySet t1 /NUM:999 /INTERVAL:5")
     client.command("AccountConnect t1")
     return "vpn_se0"
@@ -196,6 +199,72 @@ def test_the_official_client_opens_all_its_connections_and_passes_traffic(
     assert server_machine.pings("198.51.100.50", count=5), "the client, from there"
     assert _download(server_machine, client_machine) == BULK_SIZE
     assert _established(client_machine) == count
+
+
+@pytest.mark.parametrize(
+    ("connections", "count"),
+    [
+        ("/MAXTCP:1 /HALF:no /NOQOS:yes", 1),
+        ("/MAXTCP:8 /HALF:no /NOQOS:yes", 8),
+        ("/MAXTCP:8 /HALF:yes /NOQOS:yes", 8),
+    ],
+)
+def test_the_official_client_compresses_and_passes_traffic(
+    machines: tuple[Machine, Machine], connections: str, count: int
+) -> None:
+    server_machine, client_machine = machines
+    EmbeddedServer(server_machine)
+    client = OfficialClient(client_machine)
+
+    nic = begin(
+        client,
+        user="alice",
+        password="secret",
+        kind="standard",
+        connections=connections,
+        is_compressed=True,
+    )
+    eventually(
+        lambda: _established(client_machine) == count,
+        within_s=30,
+        what=f"{count} connections",
+    )
+    client_machine.sh(f"ip addr add 198.51.100.50/24 dev {nic}; ip link set {nic} up")
+
+    assert client_machine.pings("198.51.100.9", count=5), "a host behind the TAP"
+    assert _download(server_machine, client_machine) == BULK_SIZE
+    assert client.status()["Use of Compression"].startswith("Yes")
+
+
+def test_the_official_client_passes_traffic_by_udp(
+    machines: tuple[Machine, Machine],
+) -> None:
+    server_machine, client_machine = machines
+    EmbeddedServer(server_machine)
+    client = OfficialClient(client_machine)
+
+    nic = begin(client, user="alice", password="secret", kind="standard")
+    client_machine.sh(f"ip addr add 198.51.100.50/24 dev {nic}; ip link set {nic} up")
+    eventually(
+        lambda: "Yes" in client.status().get("UDP Acceleration is Active", ""),
+        within_s=30,
+        what="UDP at the client",
+    )
+
+    before = _udp_datagrams(server_machine)
+    assert _download(server_machine, client_machine) == BULK_SIZE
+    sent, received = _udp_datagrams(server_machine)
+    # Acknowledgements at least; what is too large for a packet comes by TCP.
+    assert received - before[1] > 1000
+    assert sent > before[0]
+    assert client_machine.pings("198.51.100.9")
+
+
+def _udp_datagrams(machine: Machine) -> tuple[int, int]:
+    """Return how many datagrams a machine has sent and received."""
+    names, values = [line.split() for line in machine.read("/proc/net/snmp").splitlines() if line.startswith("Udp:")]  # fmt: skip
+    found = dict(zip(names, values, strict=True))
+    return int(found["OutDatagrams"]), int(found["InDatagrams"])
 
 
 def _established(machine: Machine) -> int:
