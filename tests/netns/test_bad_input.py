@@ -7,6 +7,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -135,6 +136,81 @@ def test_a_server_that_never_answers(
     server = served(network, setup=f"faults.at(Stage.{stage}, Silence(), times=None)")
     try:
         attempt(client, "--connect-timeout", "1", pin=server.pin).because(code, SERVER)
+    finally:
+        server.stop()
+
+
+_PROXY: Final = """
+import socket, sys
+listener = socket.create_server(("192.0.2.1", 3128))
+print("ready", flush=True)
+open_still = []
+while True:
+    sock, _ = listener.accept()
+    sock.recv(4096)
+    if sys.argv[1] == "silence":
+        open_still.append(sock)
+        continue
+    sock.sendall(bytes.fromhex(sys.argv[1]))
+    sock.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("proxy", "code", "words"),
+    [
+        (("http", b"HTTP/1.1 407 No\r\n\r\n"), 77, "user"),
+        (("http", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 30_000), 76, "check"),
+        (("http", b"<html>Welcome</html>\r\n\r\n"), 76, "check"),
+        (("http", b"HTTP/1.1 200 O"), 76, "check"),
+        (("socks5", b""), 69, "closed the connection"),
+        (("socks5", b"HTTP/1.1 400 Bad Request\r\n\r\n"), 76, "check"),
+        (("socks4", b"\0\x5b" + bytes(6)), 69, "proxy's rules"),
+        (("http", None), 69, "1 s"),
+        (("socks5", None), 69, "1 s"),
+    ],
+)
+def test_a_proxy_that_does_not_do_its_part(
+    network: Network,
+    client: Client,
+    proxy: tuple[str, bytes | None],
+    code: int,
+    words: str,
+) -> None:
+    kind, answer = proxy
+    said = "silence" if answer is None else answer.hex()
+    process = network.server.popen(["python3", "-c", _PROXY, said])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    refused = attempt(
+        client, *("--proxy", f"{kind}://192.0.2.1:3128", "--connect-timeout", "1")
+    )
+
+    network.server.end(process)
+    refused.because(code, "the proxy", "192.0.2.1", words)
+
+
+_OTHER: Final = "__import__('sevpn.server.certificate', fromlist=['']).make_identity(['x']).certificate_der"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "code", "words"),
+    [
+        ("None", 76, "sends the login on"),
+        (_OTHER, 79, "than its controller announced"),
+    ],
+    ids=["a loop", "another certificate"],
+)
+def test_a_controller_that_leads_nowhere(
+    network: Network, client: Client, certificate: str, code: int, words: str
+) -> None:
+    server = served(network)
+    server.do(
+        f"server.send_logins_to(server, IPv4Address({SERVER!r}), certificate={certificate})"
+    )
+    try:
+        attempt(client, pin=server.pin).because(code, words)
     finally:
         server.stop()
 

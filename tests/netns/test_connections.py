@@ -37,7 +37,7 @@ def server(network: Network) -> Iterator[EmbeddedServer]:
 
 
 def login(server: EmbeddedServer) -> tuple[str, ...]:
-    return (TARGET, "--pin", server.pin, "--user", "alice")
+    return (TARGET, "--pin", server.pin, "--user", "alice", "--no-resume")
 
 
 def wait_for_connections(tunnel: Up, count: int) -> None:

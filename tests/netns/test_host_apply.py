@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from sevpn.errors import HostError
 from sevpn.net.host import Host, cleanup
-from sevpn.net.model import HostState, Resolver, Route
+from sevpn.net.model import HostState, Resolver, Route, Rule
 from sevpn.net.rtnetlink import Netlink
 from sevpn.net.tap import Tap
 from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed
@@ -399,7 +400,7 @@ def test_the_report_tells_when_somebody_else_has_written_resolv_conf(
     host, _ = start(tmp_path)
     host.apply(HostState("sevpn0", 1500, (), (), Resolver((ip_address("10.0.0.1"),))))
     assert host.describe().dns_servers == ("10.0.0.1",)
-    assert "nobody manages" in host.describe().dns_reason
+    assert "of its own" in host.describe().dns_reason
 
     (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.99\n", encoding="ascii")
 
@@ -437,7 +438,7 @@ def test_closing_without_undoing_leaves_the_journal_to_cleanup(tmp_path: Path) -
 
     assert (tmp_path / "run/office/journal").exists()
     assert cleanup(tmp_path / "run", etc_dir=tmp_path) == [
-        "ip route del 203.0.113.7 via 192.0.2.1 dev eth0",
+        "ip route del 203.0.113.7 via 192.0.2.1 dev eth0 proto 224",
         "clear the run folder of office",
     ]
 
@@ -450,3 +451,67 @@ def test_a_host_that_only_recovered_gives_its_folder_back(tmp_path: Path) -> Non
     host.close()
 
     assert not (tmp_path / "run").exists()
+
+
+# --- a table of its own ------------------------------------------------------------
+
+
+def in_own_table(host: Host, *more: Route) -> HostState:
+    marks = host.marks
+    return HostState(
+        "sevpn0",
+        1500,
+        (ip_interface("10.0.0.5/24"),),
+        (
+            *more,
+            replace(route("0.0.0.0/0"), table=marks.table),
+            Route(
+                ip_network("10.5.0.0/16"), None, "", 0, table=marks.table, kind="throw"
+            ),
+        ),
+        None,
+        rules=(Rule(4, marks.preference + 2, marks.table, marks.own, is_not=True),),
+    )
+
+
+@sandboxed
+def test_a_full_tunnel_by_mark_is_set_once_and_gone_again(tmp_path: Path) -> None:
+    add_uplink("eth0", "192.0.2.2/24", gateway="192.0.2.1")
+    before = everything()
+    host, _ = start(tmp_path)
+
+    assert len(host.apply(in_own_table(host))) == 5
+    assert host.apply(in_own_table(host)) == ()
+    assert host.repin() == ()
+    (way,) = ip_json("route get 24.0.0.1")
+    assert way["dev"] == "sevpn0"
+
+    host.undo()
+    assert everything() == before
+
+
+class WithoutRules(Netlink):
+    """A kernel that was built without policy routing."""
+
+    def add_rule(self, rule: Rule) -> None:
+        raise HostError(
+            f"cannot add the rule {rule}: Operation not supported", operation="add-rule"
+        )
+
+
+@sandboxed
+def test_a_kernel_without_policy_routing_is_told_and_all_taken_back(
+    tmp_path: Path,
+) -> None:
+    add_uplink("eth0", "192.0.2.2/24", gateway="192.0.2.1")
+    before = everything()
+    host, _ = start(tmp_path)
+    host._netlink.close()
+    host._netlink = WithoutRules()
+
+    with pytest.raises(HostError, match=r"pref 9002 .* Operation not supported"):
+        host.apply(in_own_table(host))
+
+    assert ip("route show table all proto 224 dev sevpn0") == ""
+    host.undo()
+    assert everything() == before

@@ -29,10 +29,11 @@ import os, signal, sys, time
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from sevpn.net.host import Host
-from sevpn.net.model import HostState, Resolver, Route
+from sevpn.net.model import HostState, Resolver, Route, Rule
 from sevpn.wire.ethernet import MacAddress
 
 folder, name, fatal_step, stay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stay"
+by_mark = sys.argv[5] == "mark"
 steps = 0
 
 def checkpoint(line):
@@ -44,19 +45,33 @@ def checkpoint(line):
 def route(destination):
     return Route(ip_network(destination), ip_address("10.0.0.1"), tap.name, 50)
 
-host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, checkpoint=checkpoint)
+host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, checkpoint=checkpoint)
 host.recover()
 tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0" + name.encode()[:1]), 1500)
 host.pin_server([ip_address("203.0.113.7"), ip_address("203.0.113.8")])
 tap.set_carrier(True)
 resolver = Resolver((ip_address("10.0.0.1"),))
 addresses = (ip_interface("10.0.0.5/24"),)
-if name != "plain":
+marks = host.marks
+own_table = (
+    Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=marks.table),
+    Route(ip_network("192.0.2.0/24"), None, "", 0, table=marks.table, kind="throw"),
+    Route(ip_network("::/0"), None, "", 1024, table=marks.table, kind="unreachable"),
+)
+rules = tuple(Rule(family, marks.preference + 1, marks.table, marks.own, is_not=True) for family in (4, 6))
+excluded = (ip_network("198.51.100.0/24"),)
+if by_mark:
+    marked = HostState(tap.name, 1400, addresses, own_table, resolver, rules)
+    host.apply(marked)
+    host.release_addresses()
+    host.apply(marked)
+elif name != "plain":
     host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"), route("10.7.0.0/16")), resolver))
     if not stay:
         host.apply(HostState(tap.name, 1400, (ip_interface("10.0.0.6/24"),), (route("10.8.0.0/16"),), resolver))
         host.release_addresses()
         host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"),), resolver))
+        host.apply(HostState(tap.name, 1400, addresses, own_table, None, rules, excluded))
 if stay:
     print("up", flush=True)
     sys.stdin.read()
@@ -75,6 +90,7 @@ class Life:
         *,
         fatal_step: int = 0,
         stay: bool = False,
+        by_mark: bool = False,
     ) -> None:
         words = [
             sys.executable,
@@ -84,6 +100,7 @@ class Life:
             name,
             str(fatal_step),
             "stay" if stay else "go",
+            "mark" if by_mark else "host",
         ]
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -114,13 +131,14 @@ def everything(folder: Path) -> str:
     content = (folder / "resolv.conf").read_text(encoding="ascii")
     shown = [
         ip(f"{what} show")
-        for what in ("link", "-4 address", "-4 route", "-6 route", "rule")
+        for what in ("link", "-4 address", "-4 route", "-6 route", "rule", "-6 rule")
     ]
+    shown += [ip(f"{family} route show table all proto 224") for family in ("-4", "-6")]
     return "".join([*shown, content, *files])
 
 
-def counted_steps(folder: Path) -> int:
-    return int(Life(folder).end().split()[1])
+def counted_steps(folder: Path, *, by_mark: bool = False) -> int:
+    return int(Life(folder, by_mark=by_mark).end().split()[1])
 
 
 @sandboxed
@@ -137,6 +155,23 @@ def test_a_kill_at_each_step_is_undone_by_cleanup(tmp_path: Path) -> None:
         cleanup(tmp_path / "run", etc_dir=tmp_path)
         assert everything(tmp_path) == before, f"killed at step {step} of {total}"
         assert cleanup(tmp_path / "run", etc_dir=tmp_path) == []
+
+
+@sandboxed
+def test_a_kill_at_each_step_by_mark_is_undone_by_cleanup(tmp_path: Path) -> None:
+    before = prepare(tmp_path)
+    filters = [
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") for name in ("all", "eth0")
+    ]
+    for setting in filters:
+        setting.write_text("1")
+    total = counted_steps(tmp_path, by_mark=True)
+
+    for step in range(1, total + 1):
+        Life(tmp_path, fatal_step=step, by_mark=True).end()
+        cleanup(tmp_path / "run", etc_dir=tmp_path)
+        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
+        assert [setting.read_text() for setting in filters] == ["1\n", "1\n"]
 
 
 @sandboxed
@@ -207,8 +242,8 @@ def test_the_next_start_undoes_what_the_dead_process_left_and_says_it(
 
     assert done == [
         "restore /etc/resolv.conf",
-        "ip route del 203.0.113.7 via 192.0.2.1 dev eth0",
-        "ip route del 203.0.113.8 via 192.0.2.1 dev eth0",
+        "ip route del 203.0.113.7 via 192.0.2.1 dev eth0 proto 224",
+        "ip route del 203.0.113.8 via 192.0.2.1 dev eth0 proto 224",
     ]
     host.undo()
     assert everything(tmp_path) == before
@@ -302,7 +337,7 @@ def test_cleanup_of_one_tunnel_leaves_what_another_dead_one_left(
     done = cleanup(tmp_path / "run", etc_dir=tmp_path, tunnel="plain")
 
     assert done == [
-        "ip route del 203.0.113.99 via 192.0.2.1 dev eth0",
+        "ip route del 203.0.113.99 via 192.0.2.1 dev eth0 proto 224",
         "clear the run folder of plain",
     ]
     assert (tmp_path / "resolv.conf").read_text(encoding="ascii") != OLD

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sevpn.errors import Failure, HostError
-from sevpn.net.dns.detect import choose, look
+from sevpn.net.dns.backend import Owner
 from sevpn.net.dns.file import ResolvConf
 from sevpn.net.model import Resolver
 from sevpn.testing.sandbox import mount, sandboxed
@@ -22,6 +22,7 @@ OLD = "# by hand\nnameserver 192.0.2.53\n"
 RESOLVER = Resolver(
     (ip_address("10.0.0.1"), ip_address("2001:db8::1")), ("corp.example", "example")
 )
+OFFICE = Owner("office", "sevpn0")
 SAVED = ".resolv.conf.sevpn-saved"
 
 
@@ -47,7 +48,7 @@ def test_a_plain_file_is_replaced_and_comes_back_as_the_same_file(
     conf, path = make(tmp_path)
     inode = path.stat().st_ino
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
 
     first, _, *rest = path.read_text(encoding="ascii").splitlines()
     assert first.startswith("# sevpn tunnel office: ")
@@ -59,7 +60,7 @@ def test_a_plain_file_is_replaced_and_comes_back_as_the_same_file(
     assert path.stat().st_mode & 0o777 == 0o644
     assert conf.owner() == "office"
     assert names(tmp_path) == [SAVED, "resolv.conf"]
-    assert conf.restore()
+    assert conf.put_back()
     assert path.stat().st_ino == inode
     assert path.read_text(encoding="ascii") == OLD
     assert names(tmp_path) == ["resolv.conf"]
@@ -67,12 +68,12 @@ def test_a_plain_file_is_replaced_and_comes_back_as_the_same_file(
 
 def test_setting_other_servers_keeps_the_first_saved_copy(tmp_path: Path) -> None:
     conf, path = make(tmp_path)
-    conf.set(Resolver((ip_address("10.9.9.9"),)), tunnel="office")
+    conf.set(Resolver((ip_address("10.9.9.9"),)), OFFICE)
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
 
     assert is_set(path)
-    conf.restore()
+    conf.put_back()
     assert path.read_text(encoding="ascii") == OLD
 
 
@@ -85,10 +86,10 @@ def test_a_symbolic_link_comes_back_as_one_and_its_target_is_not_touched(
     path.symlink_to("stub-resolv.conf")
     conf = ResolvConf(tmp_path)
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
     assert not path.is_symlink()
-    conf.restore()
+    conf.put_back()
 
     assert str(path.readlink()) == "stub-resolv.conf"
     assert target.read_text(encoding="ascii") == "nameserver 127.0.0.53\n"
@@ -99,9 +100,9 @@ def test_a_link_to_nowhere_comes_back_as_one(tmp_path: Path) -> None:
     path.symlink_to("/run/nowhere/resolv.conf")
     conf = ResolvConf(tmp_path)
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
-    conf.restore()
+    conf.put_back()
 
     assert str(path.readlink()) == "/run/nowhere/resolv.conf"
 
@@ -109,21 +110,21 @@ def test_a_link_to_nowhere_comes_back_as_one(tmp_path: Path) -> None:
 def test_where_there_was_none_there_is_none_again(tmp_path: Path) -> None:
     conf, path = make(tmp_path, content=None)
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
-    conf.restore()
+    conf.put_back()
 
     assert names(tmp_path) == []
 
 
 def test_restoring_needs_nothing_but_the_two_files(tmp_path: Path) -> None:
     conf, path = make(tmp_path)
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
 
-    assert ResolvConf(tmp_path).restore()
+    assert ResolvConf(tmp_path).put_back()
 
     assert path.read_text(encoding="ascii") == OLD
-    assert not ResolvConf(tmp_path).restore()
+    assert not ResolvConf(tmp_path).put_back()
     assert path.read_text(encoding="ascii") == OLD
 
 
@@ -132,10 +133,10 @@ def test_what_somebody_else_wrote_meanwhile_stays_and_our_copy_goes(
     tmp_path: Path, content: str
 ) -> None:
     conf, path = make(tmp_path)
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     path.write_text(content, encoding="ascii")
 
-    assert not conf.restore()
+    assert not conf.put_back()
 
     assert path.read_text(encoding="ascii") == content
     assert names(tmp_path) == ["resolv.conf"]
@@ -145,23 +146,23 @@ def test_after_somebody_else_wrote_it_theirs_is_what_is_saved_next(
     tmp_path: Path,
 ) -> None:
     conf, path = make(tmp_path)
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     path.write_text("nameserver 192.0.2.99\n", encoding="ascii")
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
-    conf.restore()
+    conf.put_back()
 
     assert path.read_text(encoding="ascii") == "nameserver 192.0.2.99\n"
 
 
 def test_without_the_saved_copy_our_file_stays_and_it_is_told(tmp_path: Path) -> None:
     conf, path = make(tmp_path)
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     (tmp_path / SAVED).unlink()
 
     with pytest.raises(HostError, match="by hand"):
-        conf.restore()
+        conf.put_back()
 
     assert is_set(path)
 
@@ -190,11 +191,11 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path) -> None:
     mount(outside, path)
     inode = path.stat().st_ino
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
     assert outside.read_text(encoding="ascii") == path.read_text(encoding="ascii")
     assert path.stat().st_ino == inode
-    assert conf.restore()
+    assert conf.put_back()
 
     assert path.read_text(encoding="ascii") == OLD + "# a long tail\n" * 100
     assert names(etc) == ["resolv.conf"]
@@ -210,8 +211,8 @@ def test_a_mounted_file_that_was_shorter_than_ours_comes_back_whole(
     outside.write_text("#\n", encoding="ascii")
     mount(outside, path)
 
-    conf.set(RESOLVER, tunnel="office")
-    ResolvConf(etc).restore()
+    conf.set(RESOLVER, OFFICE)
+    ResolvConf(etc).put_back()
 
     assert path.read_text(encoding="ascii") == "#\n"
 
@@ -226,7 +227,7 @@ def test_a_read_only_folder_is_an_error_that_changes_nothing(tmp_path: Path) -> 
     with pytest.raises(
         HostError, match="read-only; leave names alone with --dns-mode off"
     ) as caught:
-        conf.set(RESOLVER, tunnel="office")
+        conf.set(RESOLVER, OFFICE)
 
     assert caught.value.failure is Failure.HOST
     assert caught.value.operation == "write-resolver"
@@ -244,7 +245,7 @@ def test_a_mounted_read_only_file_is_an_error_that_changes_nothing(
     mount(outside, path, options="ro")
 
     with pytest.raises(HostError, match="read-only"):
-        conf.set(RESOLVER, tunnel="office")
+        conf.set(RESOLVER, OFFICE)
 
     assert path.read_text(encoding="ascii") == OLD
     assert names(etc) == ["resolv.conf"]
@@ -259,7 +260,7 @@ def test_a_full_disk_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "filler").write_bytes(bytes(4096))
 
     with pytest.raises(HostError, match="No space"):
-        conf.set(RESOLVER, tunnel="office")
+        conf.set(RESOLVER, OFFICE)
 
     assert path.read_text(encoding="ascii") == OLD
     assert names(tmp_path) == ["filler", "resolv.conf"]
@@ -274,7 +275,7 @@ def test_something_that_is_no_file_is_not_touched(tmp_path: Path, kind: str) -> 
         os.mkfifo(path)
 
     with pytest.raises(HostError, match="neither a file nor"):
-        ResolvConf(tmp_path).set(RESOLVER, tunnel="office")
+        ResolvConf(tmp_path).set(RESOLVER, OFFICE)
 
     assert names(tmp_path) == ["resolv.conf"]
 
@@ -286,36 +287,9 @@ def test_a_link_that_is_laid_in_the_way_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / ".resolv.conf.sevpn-new").symlink_to(victim)
     (tmp_path / SAVED).symlink_to(victim)
 
-    conf.set(RESOLVER, tunnel="office")
+    conf.set(RESOLVER, OFFICE)
     assert is_set(path)
-    conf.restore()
+    conf.put_back()
 
     assert victim.read_text(encoding="ascii") == "precious"
     assert path.read_text(encoding="ascii") == OLD
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("nameserver 127.0.0.53\noptions edns0\n", "systemd-resolved (127.0.0.53)"),
-        ("# Generated by NetworkManager\nnameserver 192.0.2.1\n", "NetworkManager"),
-        ("# Generated by resolvconf\nnameserver 192.0.2.1\n", "resolvconf"),
-        (OLD, "a plain file that nobody manages"),
-        (None, "no resolv.conf that can be read"),
-    ],
-)
-def test_the_reason_says_whom_the_file_belongs_to(
-    tmp_path: Path, content: str | None, reason: str
-) -> None:
-    make(tmp_path, content)
-
-    choice = choose("auto", look(tmp_path))
-
-    assert choice.backend == "file"
-    assert reason in choice.reason
-
-
-def test_a_link_into_systemd_resolved_is_known_by_its_target(tmp_path: Path) -> None:
-    (tmp_path / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-
-    assert "systemd-resolved" in choose("auto", look(tmp_path)).reason

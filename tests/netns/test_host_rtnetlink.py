@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from sevpn.errors import Failure, HostError, PrivilegeError
+from sevpn.errors import Failure, HostError, InterfaceGoneError, PrivilegeError
 from sevpn.net import rtnetlink
-from sevpn.net.model import Route
+from sevpn.net.model import MAIN_TABLE, Route, Rule
 from sevpn.net.nexthop import NextHop
 from sevpn.net.rtnetlink import Netlink
 from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed
@@ -194,7 +195,10 @@ def test_what_the_kernel_refuses_is_said_in_words(
         netlink = Netlink()
         with pytest.raises(HostError, match=sentence) as caught:
             act(netlink)
-        assert caught.value.failure is Failure.HOST
+        # An interface that goes can come again; anything else stays as it is.
+        goes = isinstance(caught.value, InterfaceGoneError)
+        assert caught.value.failure is (Failure.TEMPORARY if goes else Failure.HOST)
+        assert goes == ("is gone" in sentence)
         netlink.close()
 
     scenario()
@@ -292,4 +296,89 @@ def test_a_library_that_cannot_be_loaded_in_part_is_loaded_whole(
     netlink = Netlink()
 
     assert [link.name for link in netlink.links()] == ["lo"]
+    netlink.close()
+
+
+# --- other tables, and the rules that lead there ---
+
+TABLE = 57568
+
+
+@sandboxed
+def test_routes_of_other_tables_and_of_other_kinds_are_what_ip_shows() -> None:
+    add_uplink("eth0", "192.0.2.2/24", gateway="192.0.2.1")
+    netlink = Netlink()
+    routes = [
+        replace(route("0.0.0.0/0", "192.0.2.1"), table=TABLE),
+        Route(ip_network("10.0.0.0/8"), None, "", 0, table=TABLE, kind="throw"),
+        Route(ip_network("::/0"), None, "", 1024, table=TABLE, kind="unreachable"),
+    ]
+
+    for each in (*routes, *routes):  # the second time each is there already
+        netlink.add_route(each)
+
+    found = netlink.find()
+    assert [entry.route for entry in found.elsewhere] == routes
+    assert not any(entry.is_ours for entry in found.routes)
+    lines = ip(f"route show table {TABLE}") + ip(f"-6 route show table {TABLE}")
+    assert [line.split(" proto")[0] for line in lines.splitlines()] == [
+        "default via 192.0.2.1 dev eth0",
+        "throw 10.0.0.0/8",
+        "unreachable default dev lo",
+    ]
+    for each in (*routes, *routes):
+        netlink.remove_route(each)
+    assert netlink.find().elsewhere == ()
+    netlink.close()
+
+
+@sandboxed
+def test_rules_are_what_ip_shows_and_those_of_others_stay() -> None:
+    ip("rule add pref 9000 fwmark 0xe0e1 lookup main protocol static")
+    ip("-6 rule add pref 9005 from 2001:db8::/64 suppress_prefixlength 0 lookup main")
+    rules = [
+        Rule(4, 9000, MAIN_TABLE, mark=0xE0E1),
+        Rule(4, 9000, MAIN_TABLE, uids=(1000, 1001)),
+        Rule(4, 9001, TABLE, mark=0xE0E0, is_not=True),
+        Rule(4, 9002, 99, source=ip_network("10.0.0.5/32")),
+        Rule(6, 9001, TABLE, mark=0xE0E0, is_not=True),
+    ]
+    netlink = Netlink()
+
+    for rule in rules[1:] * 2:
+        netlink.add_rule(rule)
+
+    assert netlink.find().rules == tuple(rules[1:])
+    shown = [line for line in ip("rule").splitlines() if "proto 224" in line]
+    assert [line.replace("\t", " ").split(" proto")[0] for line in shown] == [
+        "9000: from all uidrange 1000-1001 lookup main",
+        "9001: not from all fwmark 0xe0e0 lookup 57568",
+        "9002: from 10.0.0.5 lookup 99",
+    ]
+    for rule in rules * 2:  # the first is somebody else's
+        netlink.remove_rule(rule)
+    assert netlink.find().rules == ()
+    assert "fwmark 0xe0e1 lookup main proto static" in ip("rule")
+    assert "suppress_prefixlength 0" in ip("-6 rule")
+    netlink.close()
+
+
+@sandboxed
+def test_a_socket_with_a_source_address_or_a_mark_is_asked_about_as_such() -> None:
+    add_uplink("eth0", "192.0.2.2/24", gateway="192.0.2.1")
+    add_uplink("eth1", "198.51.100.2/24")
+    netlink = Netlink()
+    other = ip_address("198.51.100.1")
+    netlink.add_route(
+        replace(route("0.0.0.0/0", str(other), device="eth1"), table=TABLE)
+    )
+    netlink.add_rule(Rule(4, 9001, TABLE, source=ip_network("198.51.100.2/32")))
+    netlink.add_rule(Rule(4, 9002, TABLE, mark=7))
+    far = ip_address("203.0.113.7")
+
+    by_source = netlink.route_to(far, source=ip_address("198.51.100.2"))
+
+    assert by_source == NextHop("eth1", other)
+    assert netlink.route_to(far, mark=7) == NextHop("eth1", other)
+    assert netlink.route_to(far) == NextHop("eth0", ip_address("192.0.2.1"))
     netlink.close()

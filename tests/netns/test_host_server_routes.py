@@ -12,6 +12,7 @@ import pytest
 
 from sevpn.net.host import Host
 from sevpn.net.rtnetlink import Netlink
+from sevpn.testing.machine import eventually
 from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed, wait_until_up
 from sevpn.wire.ethernet import MacAddress
 
@@ -151,6 +152,8 @@ def test_the_route_follows_a_link_that_loses_its_carrier(tmp_path: Path) -> None
     host.pin_server([SERVER])
 
     ip("link set eth0-peer down")
+    # The kernel's worker notices it when it has time.
+    eventually(lambda: "linkdown" in ip("route show default dev eth0"))
     host.repin()
 
     assert ours() == ["203.0.113.7 via 198.51.100.1 dev wlan0"]
@@ -236,6 +239,8 @@ def test_a_route_with_several_hops_is_read_and_the_first_living_one_taken(
     assert ours() == ["203.0.113.7 via 192.0.2.1 dev eth0"]
 
     ip("link set eth0-peer down")
+    # The kernel's worker notices it when it has time.
+    eventually(lambda: "linkdown" in ip("route show default"))
     host.repin()
 
     assert ours() == ["203.0.113.7 via 198.51.100.1 dev wlan0"]
@@ -286,3 +291,23 @@ def test_all_of_a_large_table_is_read() -> None:
         if found.route.destination.prefixlen != 0
     } == {route["dst"] for route in shown if route["dst"] != "default"}
     netlink.close()
+
+
+@pytest.mark.parametrize("family", ["", "-6 "])
+def test_a_policy_rule_is_a_change_of_the_network_too(
+    tmp_path: Path, family: str
+) -> None:
+    @sandboxed
+    def scene() -> None:
+        async def scenario() -> None:
+            calls: list[None] = []
+            host = make_host(tmp_path)
+            host.watch(lambda: calls.append(None))
+            ip(f"{family}rule add to all lookup main preference 5000")
+            await until(lambda: bool(calls))
+            host.unwatch()
+            host.undo()
+
+        asyncio.run(scenario())
+
+    scene()

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import time
 
 import pytest
 
-from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Up
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network, Up
 from sevpn.testing.machine import eventually
 
 pytestmark = [pytest.mark.netns, pytest.mark.soak, pytest.mark.timeout(1500)]
@@ -84,3 +85,73 @@ def test_ten_minutes_of_traffic_without_a_loss_of_the_session(
         assert status["counters"]["reconnects"] == 0
         assert status["latency_ms"]["gateway"] is not None
         assert rss_kib(client, tunnel.process.pid) - first < 2048
+
+
+_SINK = """
+import socket, threading
+def drain(sock):
+    room = bytearray(1 << 20)
+    while sock.recv_into(room):
+        pass
+def feed(sock):
+    data = bytes(1 << 18)
+    while True:
+        sock.sendall(data)
+with socket.create_server(("{inside}", 5001)) as listener:
+    print("ready", flush=True)
+    while True:
+        sock = listener.accept()[0]
+        way = sock.recv(1)
+        threading.Thread(target=drain if way == b"o" else feed, args=(sock,), daemon=True).start()
+"""
+
+_LOAD = """
+import socket, sys, time
+sock = socket.create_connection(("{inside}", 5001))
+sock.sendall(sys.argv[1].encode())
+room, data, moved = bytearray(1 << 20), bytes(1 << 18), 0
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    if sys.argv[1] == "o":
+        sock.sendall(data)
+        moved += len(data)
+    else:
+        moved += sock.recv_into(room)
+print(moved)
+"""
+
+
+def test_ten_minutes_under_load_take_no_more_memory(
+    network: Network, client: Client
+) -> None:
+    inside = "10.77.0.1"
+    server = EmbeddedServer(
+        network.server,
+        tap=f"{inside}/24",
+    )
+    sink = network.server.popen([sys.executable, "-c", _SINK.format(inside=inside)])
+    assert sink.stdout is not None
+    assert sink.stdout.readline() == "ready\n"
+    try:
+        with client.up(*login(server), password="secret") as tunnel:
+            pid = tunnel.process.pid
+            loads = [
+                client.machine.popen(
+                    [sys.executable, "-c", _LOAD.format(inside=inside), way, "600"]
+                )
+                for way in ("o", "i")
+            ]
+            time.sleep(60)  # buffers have been used by then
+            sizes = [rss_kib(client, pid)]
+            for _ in range(17):
+                time.sleep(30)
+                sizes.append(rss_kib(client, pid))
+            moved = [int(load.communicate(timeout=120)[0]) for load in loads]
+
+            assert tunnel.status()["counters"]["reconnects"] == 0
+            assert min(moved) > 10**9
+            assert max(sizes) < 53 * 1024, sizes
+            assert max(sizes) - sizes[0] < 1024, sizes
+    finally:
+        network.server.end(sink)
+        server.stop()

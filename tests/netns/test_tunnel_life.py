@@ -64,7 +64,7 @@ def test_a_cut_connection_is_healed(
     client: Client, server: EmbeddedServer, is_reset: bool
 ) -> None:
     with client.up(
-        *login(server), "--accept-default-gateway", password="secret"
+        *login(server), "--no-resume", "--accept-default-gateway", password="secret"
     ) as tunnel:
         before = client.machine.snapshot()
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network at home has the addresses of the one in the tunnel, even the router's.
+
+client ── eth0 10.77.0.60 ═ 10.77.0.254 router at home ── server 203.0.113.1
+                                                             └── hub: 10.77.0.254 again
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from sevpn.testing.lab import Client, EmbeddedServer, Network
+from sevpn.testing.machine import connect, eventually
+
+pytestmark = pytest.mark.netns
+
+SERVER = "203.0.113.1"
+ROUTER = "10.77.0.254"
+
+
+def way_to(client: Client, address: str) -> str:
+    (way,) = client.machine.ip("route", "get", address)
+    device: str = way["dev"]
+    return device
+
+
+def test_a_home_with_the_addresses_of_the_tunnel_is_told_and_the_tunnel_works(
+    network: Network, client: Client, server: EmbeddedServer
+) -> None:
+    network.server.sh("ip link del home 2> /dev/null || true")
+    client.machine.sh("ip link del eth0")
+    connect(
+        client.machine,
+        network.server,
+        interfaces=("eth0", "home"),
+        addresses=("10.77.0.60/24", f"{ROUTER}/24"),
+    )
+    client.machine.sh(f"ip route add default via {ROUTER} metric 100")
+    before = client.machine.snapshot()
+
+    with client.up(
+        *(f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice"),
+        *("--accept-default-gateway", "--no-resume"),
+        password="secret",
+    ) as tunnel:
+        (warning,) = [w for w in tunnel.status()["warnings"] if "overlaps" in w]
+        assert "10.77.0.0/24 of eth0" in warning
+        assert way_to(client, SERVER) == "eth0"
+        assert way_to(client, "198.41.0.4") == "sevpn0"
+
+        server.do("[server.cut(s) for s in server.sessions()]")
+        eventually(
+            lambda: tunnel.status()["counters"]["reconnects"] == 1, what="a reconnect"
+        )
+        status = tunnel.wait()
+        assert status["proven_at"]
+        assert tunnel.stop().code == 0
+    assert client.machine.snapshot() == before

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packets go into the tunnel, in both modes; against the embedded server.
+
+client ── eth0 192.0.2.N ══ 192.0.2.1 ─┐
+                                       ├─ server ── 198.51.100.77 and .78, to both sides
+       ── the tunnel ═══ 10.77.0.1 ────┘
+
+The address that the web server sees tells which way a request came.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from sevpn.testing.lab import Client, EmbeddedServer, Network
+from sevpn.testing.machine import Machine, connect, eventually
+from sevpn.testing.services import HttpServer, fetch
+
+pytestmark = pytest.mark.netns
+
+SERVER: Final = "203.0.113.1"
+INSIDE: Final = "10.77.0.1"
+FAR: Final = "198.51.100.77"
+OTHER: Final = "198.51.100.78"
+MARK: Final = ("--route-mode", "mark")
+FULL: Final = ("--accept-default-gateway", "--gateway", INSIDE)
+
+
+@pytest.fixture(scope="module")
+def places(network: Network) -> Iterator[None]:
+    """A web server at each address of the server's machine that tests ask."""
+    addresses = (FAR, OTHER, SERVER, "192.0.2.1")
+    network.server.sh(
+        f"ip addr add {FAR}/32 dev lo; ip addr add {OTHER}/32 dev lo;"
+        "echo 1 > /proc/sys/net/ipv4/ip_forward"
+    )
+    made = [HttpServer(network.server, address, port=8080) for address in addresses]
+    yield
+    for each in made:
+        each.stop()
+
+
+@pytest.fixture
+def server(network: Network, places: None) -> Iterator[EmbeddedServer]:  # noqa: ARG001
+    made = EmbeddedServer(
+        network.server,
+        tap=f"{INSIDE}/24",
+    )
+    yield made
+    made.stop()
+
+
+def login(server: EmbeddedServer) -> tuple[str, ...]:
+    return (f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice")
+
+
+def goes_inside(machine: Machine, address: str) -> bool:
+    """Whether a request to *address* comes out of the tunnel."""
+    return fetch(machine, f"http://{address}:8080", size=10).peer.startswith("10.77.0.")
+
+
+def host(machine: Machine) -> str:
+    """All that a tunnel may change about ways."""
+    ours = "route show table all proto 224"
+    asked = ("route", ours, "rule", "-6 route", f"-6 {ours}", "-6 rule")
+    shown = [machine.check("ip", *words.split()) for words in asked]
+    filters = machine.check("sh", "-c", "grep . /proc/sys/net/ipv4/conf/*/rp_filter")
+    return "".join([*shown, filters])
+
+
+def test_by_mark_everything_goes_inside_but_the_tunnels_own_packets(
+    client: Client, server: EmbeddedServer
+) -> None:
+    before = host(client.machine)
+    main = client.machine.ip("route", "show", "table", "main")
+
+    with client.up(*login(server), *FULL, *MARK, password="secret") as tunnel:
+        assert goes_inside(client.machine, FAR)
+        # Other programs reach the server's own address through the tunnel, too.
+        assert goes_inside(client.machine, SERVER)
+        after = client.machine.ip("route", "show", "table", "main")
+        assert [route for route in after if route["dev"] != "sevpn0"] == main
+        status = tunnel.status()
+        assert (
+            f"default via {INSIDE} dev sevpn0 table 57568 metric 50"
+            in (status["routes"])
+        )
+        rule = "pref 9002 not from all fwmark 0xe0e0 lookup 57568"
+        assert {rule, f"-6 {rule}"} <= set(status["rules"])
+        tunnel.stop()
+
+    assert host(client.machine) == before
+
+
+def test_a_route_of_the_lan_cannot_lead_packets_past_a_tunnel_by_mark(
+    client: Client, server: EmbeddedServer
+) -> None:
+    # What a hostile network's DHCP server may hand out (option 121).
+    client.machine.sh(f"ip route add {FAR}/32 via 192.0.2.1 dev eth0")
+
+    with client.up(*login(server), *FULL, password="secret"):
+        assert not goes_inside(client.machine, FAR)
+    with client.up(*login(server), *FULL, *MARK, password="secret", name="by-mark"):
+        assert goes_inside(client.machine, FAR)
+
+
+@pytest.mark.parametrize(
+    ("lan", "is_inside"), [("all", False), ("private", True), ("none", True)]
+)
+def test_of_the_lan_only_what_was_chosen_stays_reachable(
+    client: Client, server: EmbeddedServer, lan: str, *, is_inside: bool
+) -> None:
+    # 192.0.2.0/24 is no private network: a hostile one could hand out any.
+    with client.up(*login(server), *FULL, *MARK, "--lan", lan, password="secret"):
+        assert goes_inside(client.machine, "192.0.2.1") == is_inside
+
+
+def test_a_private_lan_stays_reachable_and_follows_its_changes(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), *FULL, *MARK, password="secret") as tunnel:
+        assert not any("throw 10.5" in route for route in tunnel.status()["routes"])
+
+        client.machine.sh("ip address add 10.5.0.2/24 dev eth0")
+
+        eventually(
+            lambda: any("throw 10.5.0.0/24" in r for r in tunnel.status()["routes"]),
+            what="the new subnet beside the tunnel",
+        )
+        (way,) = client.machine.ip("route", "get", "10.5.0.9")
+        assert way["dev"] == "eth0"
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_what_is_excluded_goes_past_the_tunnel_and_what_is_included_through_it(
+    client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    before = host(client.machine)
+    client.machine.sh(f"echo '{OTHER} other.test' >> /etc/hosts")
+    options = (*login(server), "--route-mode", mode)
+
+    with client.up(*options, *FULL, "--exclude", "other.test", password="secret") as up:
+        assert goes_inside(client.machine, FAR)
+        assert not goes_inside(client.machine, OTHER)
+        up.stop()
+    assert host(client.machine) == before
+    with client.up(
+        *options,
+        *("--gateway", INSIDE, "--include", "198.51.100.0/24"),
+        *("--exclude", "198.51.100.64/28", "--exclude", OTHER, "--include", FAR),
+        password="secret",
+    ) as up:
+        # The narrower word counts.
+        assert not goes_inside(client.machine, OTHER)
+        (way,) = client.machine.ip("route", "get", "198.51.100.9")
+        assert way["dev"] == "sevpn0"
+        up.stop()
+    assert host(client.machine) == before
+
+
+def test_programs_of_an_excluded_user_pass_the_tunnel_by(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(
+        *login(server), *FULL, *MARK, "--exclude-uid", "4711", password="secret"
+    ):
+        own = source_of(client.machine, FAR, 8080)
+        theirs = source_of(client.machine, FAR, 8080, uid="4711")
+
+    assert own.startswith("10.77.0.")
+    assert theirs.startswith("192.0.2.")
+
+
+def test_a_strict_reverse_path_filter_lets_the_servers_answers_pass(
+    client: Client, server: EmbeddedServer
+) -> None:
+    strict = "for f in all eth0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done"
+    client.machine.sh(strict)
+    before = host(client.machine)
+
+    with client.up(*login(server), *FULL, *MARK, password="secret") as tunnel:
+        client.sevpn("reconnect", "t")
+        eventually(
+            lambda: tunnel.status()["counters"]["reconnects"] == 1, what="another login"
+        )
+        tunnel.wait("connected")
+        assert goes_inside(client.machine, FAR)
+        tunnel.process.send_signal(signal.SIGKILL)
+        tunnel.process.wait()
+    done = client.sevpn("cleanup")
+
+    assert "reverse path filter of eth0" in done.out
+    assert host(client.machine) == before
+
+
+def test_by_mark_the_tunnel_follows_the_uplink_without_a_route_to_the_server(
+    network: Network, client: Client, server: EmbeddedServer
+) -> None:
+    network.second_uplink(client, subnet="198.18.0", metric=200)
+
+    with client.up(*login(server), *FULL, *MARK, password="secret") as tunnel:
+        client.machine.sh("ip address flush dev eth0")
+
+        eventually(
+            lambda: (tunnel.status()["session"] or {}).get("resumed") == 1,
+            what="the session, taken up again",
+        )
+        assert goes_inside(client.machine, FAR)
+        assert not client.machine.ip("route", "show", f"{SERVER}/32")
+        tunnel.stop()
+
+
+def test_somebody_who_removes_our_rules_finds_them_again(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), *FULL, *MARK, password="secret"):
+        # As systemd-networkd does when it is restarted.
+        client.machine.sh("ip rule del pref 9002; ip route flush table 57568")
+
+        eventually(
+            lambda: goes_inside(client.machine, FAR), what="the way into the tunnel"
+        )
+
+
+def test_a_mark_of_the_users_choice_is_used(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(
+        *login(server), *FULL, *MARK, "--mark", "7", password="secret"
+    ) as up:
+        assert "not from all fwmark 0x7 lookup 57568" in " ".join(up.status()["rules"])
+        assert goes_inside(client.machine, FAR)
+
+
+def test_replies_from_the_leased_address_leave_by_the_tunnel(
+    network: Network, client: Client, server: EmbeddedServer
+) -> None:
+    web = HttpServer(client.machine, "0.0.0.0", port=8081)  # noqa: S104 - in a namespace
+    table = ("--policy-route-table", "77")
+
+    with client.up(
+        *login(server), "--gateway", INSIDE, *table, password="secret"
+    ) as up:
+        leased = up.status()["lease"]["address"].split("/")[0]
+        assert answers(network.server, leased, source=FAR, device="inside")
+        (way,) = client.machine.ip("route", "get", FAR)
+        assert way["dev"] == "eth0"
+    with client.up(
+        *login(server), "--gateway", INSIDE, password="secret", name="u"
+    ) as up:
+        leased = up.status()["lease"]["address"].split("/")[0]
+        assert not answers(network.server, leased, source=FAR, device="inside")
+    web.stop()
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_a_connection_from_outside_outlives_the_default_route(
+    network: Network, client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    web = HttpServer(client.machine, "0.0.0.0", port=8081)  # noqa: S104 - in a namespace
+    (address,) = client.machine.ip("address", "show", "dev", "eth0")
+    own = address["addr_info"][0]["local"]
+    options = (*login(server), *FULL, "--route-mode", mode)
+    before = host(client.machine)
+
+    def is_reached() -> bool:
+        return answers(network.server, own, source=FAR, device="br0")
+
+    assert is_reached()
+    with client.up(*options, "--policy-route-table", "77", password="secret") as up:
+        assert is_reached()
+        assert goes_inside(client.machine, FAR)
+        up.stop()
+    assert host(client.machine) == before
+    with client.up(*options, password="secret", name="without"):
+        assert not is_reached()
+    web.stop()
+
+
+_CONNECT: Final = """
+import os, socket, sys
+address, port, source, uid = sys.argv[1:]
+if uid:
+    os.setuid(int(uid))
+sock = socket.socket()
+sock.settimeout(2)
+sock.bind((source or "0.0.0.0", 0))
+try:
+    sock.connect((address, int(port)))
+    print(sock.getsockname()[0])
+except OSError:
+    print("-")
+"""
+
+
+def source_of(
+    machine: Machine, address: str, port: int, *, source: str = "", uid: str = ""
+) -> str:
+    """Return the address that a connection had at this end; `-`: nobody answered."""
+    return machine.python(_CONNECT, address, str(port), source, uid).strip()
+
+
+def answers(machine: Machine, address: str, *, source: str, device: str) -> bool:
+    """Whether *address* answers a connection from *source* by *device*, and not otherwise."""
+    machine.sh(
+        "nft -f - <<END\n"
+        "table ip way {\nchain in {\ntype filter hook input priority 0;\n"
+        f"ip saddr {address} iifname != {device} drop\n}}\n}}\nEND"
+    )
+    try:
+        return source_of(machine, address, 8081, source=source) == source
+    finally:
+        machine.sh("nft delete table ip way")
+
+
+def test_what_the_kernel_refuses_is_said_and_nothing_is_left(
+    client: Client, server: EmbeddedServer
+) -> None:
+    before = host(client.machine)
+
+    done = client.sevpn(
+        *("up", *login(server), *FULL, "--exclude-uid", "1"),
+        env={"SEVPN_PASSWORD": "secret"},
+    )
+
+    assert done.code == 65
+    assert 'route_mode = "mark"' in done.err
+    assert host(client.machine) == before
+
+
+def test_the_plan_says_what_will_be(client: Client, server: EmbeddedServer) -> None:
+    options = (*login(server)[:1], *FULL, *MARK, "--exclude", "198.51.100.0/24")
+
+    planned = json.loads(client.sevpn("plan", *options, "--json").out)["changes"]
+
+    assert "ip route add throw 198.51.100.0/24 table 57568 proto 224" in planned
+    assert (
+        "ip rule add pref 9002 not from all fwmark 0xe0e0 lookup 57568 protocol 224"
+        in planned
+    )
+    assert not any(SERVER in line for line in planned)
+
+
+# --- what came in by the tunnel and was handed on ------------------------------------
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_answers_of_a_forwarded_connection_leave_by_the_tunnel(
+    network: Network, client: Client, server: EmbeddedServer, *, is_marked: bool
+) -> None:
+    options = ("--gateway", INSIDE, "--policy-route-table", "77")
+    with Machine("behind") as behind:
+        connect(
+            behind,
+            client.machine,
+            interfaces=("eth0", "behind"),
+            addresses=("10.9.0.2/24", "10.9.0.1/24"),
+        )
+        behind.sh("ip route add default via 10.9.0.1")
+        web = HttpServer(behind, "10.9.0.2", port=8081)
+        client.machine.sh(
+            "echo 1 > /proc/sys/net/ipv4/ip_forward;"
+            "for f in all eth0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done;"
+            "nft -f - <<END\n"
+            "table ip handed {\nchain pre {\ntype nat hook prerouting priority dstnat;\n"
+            "tcp dport 8081 ip daddr 10.77.0.0/24 dnat to 10.9.0.2:8081\n}\n}\nEND"
+        )
+        with client.up(
+            *login(server), *options, *["--connmark"] * is_marked, password="secret"
+        ) as tunnel:
+            leased = tunnel.status()["lease"]["address"].split("/")[0]
+            way = answers(network.server, leased, source=FAR, device="inside")
+            assert way == is_marked
+            tunnel.process.send_signal(signal.SIGKILL)
+            tunnel.process.wait()
+        eventually(
+            lambda: "connmark" not in client.machine.check("nft", "list", "tables"),
+            what="the end of the table",
+        )
+        web.stop()
+
+
+# --- programs outside ------------------------------------------------------------------
+
+
+def test_a_program_passes_the_tunnel_by_and_leaves_nothing(
+    client: Client, server: EmbeddedServer
+) -> None:
+    asking = ("python3", "-c", _CONNECT, FAR, "8080", "", "")
+    with client.up(*login(server), *FULL, *MARK, password="secret"):
+        inside = client.machine.run(*asking).out.strip()
+        outside = client.sevpn("bypass", "--", *asking, env={"SEVPN_PASSWORD": "x"})
+
+        assert inside.startswith("10.77.0.")
+        if outside.code == 78:  # this machine has no control groups to make
+            assert "control group" in outside.err
+            return
+        assert outside.code == 0
+        # The address was chosen before the packet was marked, and is translated.
+        assert outside.out.strip().startswith("10.77.0.")
+        peer = client.sevpn(
+            "bypass", "--", "python3", "-c", _PEER, f"http://{FAR}:8080/1"
+        )
+        assert peer.out.split()[0].startswith("192.0.2.")
+        code = client.sevpn("bypass", "--", "sh", "-c", "exit 7")
+        assert code.code == 7
+        absent = client.sevpn("bypass", "--", "no-such-program")
+        assert (absent.code, "cannot run" in absent.err) == (127, True)
+        barred = client.sevpn("bypass", "--", "/etc/hosts")
+        assert (barred.code, "cannot run" in barred.err) == (126, True)
+        assert "sevpnbypass" not in client.machine.check("nft", "list", "tables")
+        group = "find /sys/fs/cgroup -name sevpn-bypass 2> /dev/null"
+        assert client.machine.check("sh", "-c", group) == ""
+
+
+_PEER: Final = """
+import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1], timeout=10).headers["X-Peer"])
+"""
+
+
+def test_without_a_tunnel_by_mark_there_is_nothing_to_pass_by(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), *FULL, password="secret"):
+        done = client.sevpn("bypass", "--", "true")
+
+    assert done.code == 78
+    assert "--route-mode mark" in done.err
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_a_subnet_that_contains_the_servers_own_address_leads_no_packet_in_circles(
+    client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    before = host(client.machine)
+    options = ("--no-dhcp", "--address", "203.0.113.50/24", "--route-mode", mode)
+
+    with client.up(*login(server), *options, password="secret") as tunnel:
+        client.sevpn("reconnect", "t")
+        eventually(
+            lambda: tunnel.status()["counters"]["reconnects"] == 1, what="another login"
+        )
+        tunnel.wait("connected")
+        marked = ("route", "get", SERVER, "mark", "0xe0e0")
+        (way,) = client.machine.ip(*marked)
+        assert way["dev"] == "eth0"
+        (inner,) = client.machine.ip("route", "get", "203.0.113.9")
+        assert inner["dev"] == "sevpn0"
+        tunnel.stop()
+    assert host(client.machine) == before
