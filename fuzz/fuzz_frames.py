@@ -13,9 +13,11 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 from sevpn.errors import RemoteProtocolError
 from sevpn.protocol.dhcp import DhcpClient, Lease
+from sevpn.protocol.ipv6 import Ipv6Client
 from sevpn.protocol.neighbour import GatewayWatch, Prover, answer_poll
 from sevpn.wire.arp import decode_arp, encode_arp
 from sevpn.wire.dhcpv4 import Message, MessageType, Op, Option, encode_message
+from sevpn.wire.dhcpv6 import decode_dhcpv6
 from sevpn.wire.ethernet import (
     BROADCAST,
     EtherType,
@@ -25,7 +27,9 @@ from sevpn.wire.ethernet import (
 )
 from sevpn.wire.icmp import decode_echo, encode_echo
 from sevpn.wire.ipv4 import IpProtocol, decode_ipv4, encode_ipv4
+from sevpn.wire.ipv6 import decode_ipv6, encode_ipv6
 from sevpn.wire.nd import decode_nd, encode_nd
+from sevpn.wire.ra import decode_ra
 from sevpn.wire.udp import UdpDatagram, decode_udp, encode_udp, udp_frame
 
 OURS = MacAddress(b"\x5e\0\x53\0\0\x01")
@@ -79,7 +83,7 @@ def check(data: bytes) -> None:
         _check_line(str(error))
         return
     assert encode_frame(frame) == data
-    for codec in (_check_arp, _check_ipv4, _check_nd):
+    for codec in (_check_arp, _check_ipv4, _check_nd, _check_ipv6):
         _tolerate(codec, frame.payload)
 
 
@@ -98,6 +102,16 @@ def _check_nd(data: bytes) -> None:
     message = decode_nd(data)
     if message is not None:
         assert decode_nd(encode_nd(message)) == message
+
+
+def _check_ipv6(data: bytes) -> None:
+    packet = decode_ipv6(data)
+    assert decode_ipv6(encode_ipv6(packet)) == packet
+    said = decode_ra(data)
+    assert said is None or said.source.is_link_local
+    if packet.protocol == IpProtocol.UDP:
+        message = decode_dhcpv6(packet.payload[8:])
+        assert message is None or len(message.addresses) <= 16
 
 
 def _check_ipv4(data: bytes) -> None:
@@ -134,7 +148,13 @@ def _check_machines(data: bytes) -> None:
         machine.receive_frame(data, 5.5)
         machine.next_event()
         frames += machine.frames_to_send()
-    assert len(frames) <= 2
+    routers = Ipv6Client(mac=OURS, random=bytes)
+    routers.start(5.0)
+    routers.frames_to_send()
+    routers.receive_frame(data, 5.5)
+    frames += routers.frames_to_send()
+    assert len(frames) <= 3
+    assert len(routers.settings.addresses) <= 8
     for frame in frames:
         sent = decode_frame(frame)
         assert sent.source == OURS

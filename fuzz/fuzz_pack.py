@@ -10,6 +10,12 @@ from __future__ import annotations
 import sys
 
 from sevpn.errors import RemoteProtocolError
+from sevpn.protocol.account import (
+    HubsListed,
+    PasswordChangeRequest,
+    decode_hub_list,
+    decode_password_change,
+)
 from sevpn.protocol.messages import (
     Hello,
     Redirect,
@@ -47,7 +53,13 @@ def check(data: bytes) -> None:
 
 
 def _check_messages(pack: Pack) -> None:
-    for decode in (decode_hello, decode_login, _decode_answer):
+    for decode in (
+        decode_hello,
+        decode_login,
+        _decode_answer,
+        decode_hub_list,
+        decode_password_change,
+    ):
         try:
             message = decode(pack)
         except RemoteProtocolError as error:
@@ -62,6 +74,10 @@ def _check_messages(pack: Pack) -> None:
                 assert 5 <= message.timeout_s <= 60
                 assert 1 <= message.max_connections <= 32
                 assert all(line.isprintable() for line in message.message.split("\n"))
+            case HubsListed():
+                assert all(name and name.isprintable() for name in message.names)
+            case PasswordChangeRequest():
+                assert len(message.new_hash) == 20
             case Redirect():
                 assert 1 <= len(message.ports) <= 128
                 assert not message.address.is_unspecified
