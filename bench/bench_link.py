@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import socket
@@ -35,10 +36,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from bench.candidates import TRAFFIC
+
 from sevpn.testing.lab import SERVER, Client, Hub, Network, Up
 from sevpn.testing.link import LinkSpec, Way
 from sevpn.testing.machine import Machine, eventually
-from sevpn.testing.peers import PEERS, Dnsmasq, SoftEtherServer, peer_environment
+from sevpn.testing.peers import (
+    PEERS,
+    Dnsmasq,
+    OfficialClient,
+    SoftEtherServer,
+    peer_environment,
+)
+from sevpn.testing.services import Iperf3
 
 CLEAN: Final = Way(delay_s=0.05, rate_bits_per_s=500e6, queue_s=0.1)
 LOSSY: Final = replace(CLEAN, loss=0.01)
@@ -110,10 +120,10 @@ class Load:
 class Site:
     """The server at the far end, and how long to measure."""
 
-    def __init__(self, way: Way, *, seconds: int, rounds: int) -> None:
+    def __init__(self, way: Way | None, *, seconds: int, rounds: int) -> None:
         self.seconds = seconds
         self.rounds = rounds
-        self.network = Network(link=LinkSpec.both(way))
+        self.network = Network(link=None if way is None else LinkSpec.both(way))
         machine = self.network.server
         set_buffers(machine, LARGE)
         self.server = SoftEtherServer(machine)
@@ -124,21 +134,38 @@ class Site:
         for address in INNER[1:]:
             machine.sh(f"ip addr add {address}/24 dev {device}")
         Dnsmasq(machine, device, ["dhcp-range=198.51.100.50,198.51.100.99,1h"])
-        for address in (SERVER, *INNER):
-            serve_iperf3(machine, address)
+        self._iperfs = {
+            address: Iperf3(machine, address) for address in (SERVER, *INNER)
+        }
 
     @contextlib.contextmanager
-    def tunnel(self, connections: int, congestion: str) -> Generator[Client]:
-        """Connect a client, and choose how its connections and the server's behave."""
+    def tunnel(
+        self, connections: int, congestion: str, *, udp: Sequence[str] = ()
+    ) -> Generator[Client]:
+        """Connect a client, and choose how its connections and the server's behave.
+
+        Args:
+            connections: TCP connections.
+            congestion: Their congestion control, at both ends.
+            udp: Options of UDP acceleration, which is then waited for.
+        """
         with self.network.client() as client:
             set_buffers(client.machine, LARGE)
             options = ["--pin", self.hub.pin, "--user", "alice"]
             if connections > 1:
                 options += ["--connections", str(connections)]
+            options += udp or ["--udp", "off"]
             # A tunnel's MAC address comes of its name, and both are in one hub.
+            name = f"t{connections}{len(udp)}"
             with client.up(
-                self.hub.target, *options, name=f"t{connections}", password="secret"
+                self.hub.target, *options, name=name, password="secret"
             ) as up:
+                if udp:
+                    eventually(
+                        lambda: up.status()["session"]["udp"]["state"] == "up",
+                        within_s=60,
+                        what="UDP acceleration",
+                    )
                 eventually(
                     lambda: connection_count(up) >= connections,
                     within_s=30 + 3 * connections,
@@ -153,6 +180,8 @@ class Site:
 
     def measure(self, *loads: Load) -> list[float]:
         """Run transfers side by side and return what arrived, Mbit/s."""
+        for load in loads:
+            self._iperfs[load.address].prepare()
         running = [
             load.machine.popen(self._iperf3(load), env=peer_environment())
             for load in loads
@@ -161,6 +190,16 @@ class Site:
             self._result(load, process)
             for load, process in zip(loads, running, strict=True)
         ]
+
+    def beside(self, load: Load) -> tuple[float, float]:
+        """Return what arrived, Mbit/s, and the RTT p99 of an idle flow beside it, ms."""
+        count = 20 * self.seconds
+        words = ["ping", INNER[0], "--count", str(count), "--interval", "0.05"]
+        echoes = load.machine.popen([sys.executable, str(TRAFFIC), *words])
+        (rate,) = self.measure(load)
+        out, _ = echoes.communicate(timeout=self.seconds + 60)
+        times: list[float] = sorted(json.loads(out)["rtt_ms"])
+        return rate, times[int(len(times) * 0.99) - 1] if times else 0.0
 
     def _iperf3(self, load: Load) -> list[str | Path]:
         return [
@@ -179,20 +218,6 @@ class Site:
             raise RuntimeError(f"iperf3 with {load.address}: {said['error']}")
         rate: float = said["end"]["sum_received"]["bits_per_second"]
         return rate / 1e6
-
-
-def serve_iperf3(machine: Machine, address: str) -> None:
-    """Run an iperf3 server as long as the machine lives."""
-    machine.popen(
-        [PEERS / "usr/bin/iperf3", "--server", "--bind", address],
-        env=peer_environment(),
-        stdout=subprocess.DEVNULL,  # it says more than a pipe holds
-        stderr=subprocess.DEVNULL,
-    )
-    eventually(
-        lambda: machine.sh(f"ss -tlnH src {address} sport = 5201"),
-        what=f"the start of iperf3 on {address}",
-    )
 
 
 def connection_count(up: Up) -> int:
@@ -359,6 +384,123 @@ def _compare(
     yield at_least(row, ratio, "x", limit) if is_promised else plain(row, ratio, "x")
 
 
+OFFICIAL: Final = (
+    "/MAXTCP:1 /INTERVAL:1 /TTL:0 /HALF:no /BRIDGE:no /MONITOR:no /NOTRACK:no "
+    "/NOQOS:yes /DISABLEUDP:no"
+)
+
+
+def udp_rate(seconds: int, rounds: int) -> Iterator[Figure]:
+    """A plain cable: UDP acceleration beside that of the official client."""
+    site = Site(None, seconds=seconds, rounds=rounds)
+    try:
+        with contextlib.ExitStack() as stack:
+            machines = {
+                name: stack.enter_context(site.tunnel(1, "cubic", udp=options)).machine
+                for name, options in UDP.items()
+            }
+            client = stack.enter_context(site.network.client())
+            official = OfficialClient(client.machine)
+            device = official.connect(
+                server=f"{SERVER}:443",
+                hub="WIRE",
+                user="alice",
+                password="secret",
+                details=OFFICIAL,
+            )
+            client.machine.sh(f"ip addr add 198.51.100.9/24 dev {device}")
+            eventually(
+                lambda: official.status()["UDP Acceleration is Active"] == "Yes",
+                what="the official client's UDP acceleration",
+            )
+            machines["official"] = client.machine
+            for way, is_inbound in WAYS.items():
+                rates: dict[str, list[float]] = {}
+                for _ in range(rounds):
+                    for name, machine in machines.items():
+                        load = Load(machine, INNER[0], 1, is_inbound, "cubic")
+                        rates.setdefault(name, []).extend(site.measure(load))
+                yield from _beside_official(way, rates)
+    finally:
+        site.network.close()
+
+
+def _beside_official(way: str, rates: dict[str, list[float]]) -> Iterator[Figure]:
+    for name, measured in rates.items():
+        row = f"cable, UDP acceleration, {way}: {name}"
+        yield plain(row, statistics.median(measured), "Mbit/s")
+    for name in UDP:
+        pairs = zip(rates[name], rates["official"], strict=True)
+        ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+        row = f"cable, UDP acceleration, {way}: {name} : official"
+        yield at_least(row, ratio, "x", 1.0)
+
+
+FARTHER: Final = Way(delay_s=0.025, rate_bits_per_s=100e6, queue_s=0.1, loss=0.01)
+UDP: Final = {
+    "version 2": ("--udp", "on"),
+    "version 1": ("--udp", "on", "--udp-v1"),
+}
+
+
+def udp(seconds: int, rounds: int) -> Iterator[Figure]:
+    """RTT 50 ms, 1 % loss: UDP acceleration against one TCP connection."""
+    yield from _udp("cubic", seconds, rounds)
+    if has_congestion("bbr"):
+        yield from _udp("bbr", seconds, rounds)
+
+
+def _udp(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
+    site = Site(FARTHER, seconds=seconds, rounds=rounds)
+    try:
+        with contextlib.ExitStack() as stack:
+            clients = {"TCP": stack.enter_context(site.tunnel(1, congestion))}
+            for name, options in UDP.items():
+                clients[name] = stack.enter_context(
+                    site.tunnel(1, congestion, udp=options)
+                )
+            for way, streams in itertools.product(WAYS, (8, 1)):
+                taken: dict[str, list[tuple[float, float]]] = {}
+                for _ in range(rounds):
+                    for name, client in clients.items():
+                        ends = (client.machine, INNER[0])
+                        load = Load(*ends, streams, WAYS[way], congestion)
+                        taken.setdefault(name, []).append(site.beside(load))
+                count = _count(streams, "stream")
+                # A single stream inside sees the losses that it saw outside before.
+                yield from _of_udp(
+                    f"50 ms, 1 % loss, {congestion}, {way}, {count}",
+                    taken,
+                    is_promised=congestion == "cubic" and streams > 1,
+                )
+    finally:
+        site.network.close()
+
+
+def _of_udp(
+    where: str, taken: dict[str, list[tuple[float, float]]], *, is_promised: bool
+) -> Iterator[Figure]:
+    medians = {
+        name: (
+            statistics.median(rate for rate, _ in rounds),
+            statistics.median(late for _, late in rounds),
+        )
+        for name, rounds in taken.items()
+    }
+    for name, (rate, late_ms) in medians.items():
+        yield plain(f"{where}: {name}", rate, "Mbit/s")
+        yield plain(f"{where}: {name}, RTT p99 of an idle flow", late_ms, "ms")
+    tcp_rate, tcp_late_ms = medians["TCP"]
+    for name in UDP:
+        rate, late_ms = medians[name]
+        for row, ratio, limit in (
+            (f"{where}: {name} : TCP", rate / tcp_rate, 1.1),
+            (f"{where}: RTT p99, TCP : {name}", tcp_late_ms / late_ms, 3.0),
+        ):
+            figure = at_least(row, ratio, "x", limit)
+            yield figure if is_promised else plain(row, ratio, "x")
+
+
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
@@ -367,6 +509,8 @@ ROWS: Final[dict[str, Callable[[int, int], Iterator[Figure]]]] = {
     "clean": clean,
     "lossy": lossy,
     "bbr": bbr,
+    "udp": udp,
+    "udp-rate": udp_rate,
 }
 
 
@@ -376,13 +520,14 @@ def rows(
     """Measure, and yield each figure as soon as it is known; needs root.
 
     Args:
-        names: Which rows: `clean`, `lossy`, `bbr`.
+        names: Which rows: `clean`, `lossy`, `bbr`, `udp`, `udp-rate`.
         seconds: Length of a transfer, the omitted beginning apart; three times as
             long where chance decides.
         rounds: Turns of each candidate; the median counts.
     """
     for name in names:
-        yield from ROWS[name](seconds if name == "clean" else 3 * seconds, rounds)
+        is_steady = name in {"clean", "udp-rate"}
+        yield from ROWS[name](seconds if is_steady else 3 * seconds, rounds)
 
 
 def main() -> int:
