@@ -265,8 +265,10 @@ class Lock:
     def _load(self, allowed: Allowed) -> None:
         is_owned = self._mode == "auto"
         name = table_name(self._tunnel)
-        is_there = is_owned and self._nftables.has_table(name)
-        text = ruleset(self._tunnel, allowed, is_owned=is_owned, is_there=is_there)
+        is_there = self._nftables.has_table(name)
+        text = ruleset(
+            self._tunnel, allowed, is_owned=is_owned, is_there=is_owned and is_there
+        )
         staged = self._stage(text)
         try:
             self._nftables.run(text)
@@ -275,7 +277,7 @@ class Lock:
                 staged.unlink(missing_ok=True)
             raise
         if staged is not None:
-            staged.replace(staged.with_suffix(""))
+            self._put_in_place(staged, was_there=is_there)
         self._held = allowed
         self._listing = self._nftables.listing(name)
 
@@ -343,13 +345,28 @@ class Lock:
         try:
             return _write_beside(self._store / f"{self._tunnel}.nft", text)
         except OSError as error:
-            if self._held is not None:
-                log.error("the lock is not kept for a reboot", cause=error)
-                return None
-            raise HostError(
-                f"cannot write below {self._store}: {error.strerror}; --lock on needs it, to hold after a reboot",
-                operation="store-lock",
-            ) from error
+            self._not_stored(error)
+            return None
+
+    def _put_in_place(self, staged: Path, *, was_there: bool) -> None:
+        """Make what was staged the stored text; likewise, and then no table is left that was not there."""
+        try:
+            staged.replace(staged.with_suffix(""))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            if self._held is None and not was_there:
+                self._nftables.run(f"delete table inet {table_name(self._tunnel)}")
+            self._not_stored(error)
+
+    def _not_stored(self, error: OSError) -> None:
+        if self._held is not None:
+            log.error("the lock is not kept for a reboot", cause=error)
+            return
+        raise HostError(
+            f"cannot write below {self._store}: {error.strerror}; --lock on needs it, to hold after a reboot",
+            operation="store-lock",
+        ) from error
 
 
 def _write_beside(path: Path, text: str) -> Path:

@@ -125,6 +125,24 @@ def test_what_cannot_be_stored_is_not_loaded_either(tmp_path: Path) -> None:
     assert not lock.is_held
 
 
+@pytest.mark.parametrize("is_left_over", [False, True])
+def test_what_cannot_be_put_in_place_leaves_the_packet_filter_as_it_was(
+    tmp_path: Path, *, is_left_over: bool
+) -> None:
+    (tmp_path / "lock/office.nft/in-the-way").mkdir(parents=True)
+    nft = Filter()
+    if is_left_over:  # by a crash, or loaded early at boot: nothing may leave meanwhile
+        nft.there.add(table_name("office"))
+    lock = Lock("on", "office", store=tmp_path / "lock", nftables=nft)
+
+    with pytest.raises(HostError, match="cannot write below"):
+        lock.hold(OFFICE)
+
+    assert nft.has_table(table_name("office")) == is_left_over
+    assert not lock.is_held
+    assert [path.name for path in (tmp_path / "lock").iterdir()] == ["office.nft"]
+
+
 def test_a_lock_that_holds_follows_a_change_that_cannot_be_stored(
     tmp_path: Path,
 ) -> None:
