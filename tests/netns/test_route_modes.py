@@ -335,6 +335,7 @@ def test_what_the_kernel_refuses_is_said_and_nothing_is_left(
 
 def test_the_plan_says_what_will_be(client: Client, server: EmbeddedServer) -> None:
     options = (*login(server)[:1], *FULL, *MARK, "--exclude", "198.51.100.0/24")
+    client.machine.sh("echo 1 > /proc/sys/net/ipv4/conf/eth0/rp_filter")
 
     planned = json.loads(client.sevpn("plan", *options, "--json").out)["changes"]
 
@@ -343,6 +344,7 @@ def test_the_plan_says_what_will_be(client: Client, server: EmbeddedServer) -> N
         "ip rule add pref 9002 not from all fwmark 0xe0e0 lookup 57568 protocol 224"
         in planned
     )
+    assert "sysctl -w net.ipv4.conf.eth0.rp_filter=2" in planned
     assert not any(SERVER in line for line in planned)
 
 

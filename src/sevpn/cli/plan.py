@@ -28,6 +28,7 @@ from sevpn.net.netns import NetworkNamespace
 from sevpn.net.preview import Preview, preview
 from sevpn.net.routing import local_networks
 from sevpn.net.rtnetlink import Netlink
+from sevpn.net.strictness import strict_devices
 from sevpn.net.tunnels import taken_slots
 from sevpn.net.wanted import networks_of
 from sevpn.transport.resolve import Address, Family, resolve
@@ -67,6 +68,7 @@ def command(output: Output, target: str, name: str | None, **values: Any) -> Non
         marks=marks,
         resolved=resolved,
         lock=_lock(settings, marks, found, servers=addresses, resolved=resolved),
+        strict=_strict(marks, addresses) if settings.is_by_mark and not place else (),
     )
     if place is not None:
         place.close()
@@ -132,6 +134,21 @@ def _lock(
         uids=settings.exclude_uid,
     )
     return ruleset(settings.tunnel_name, allowed, is_owned=settings.lock == "auto")
+
+
+def _strict(marks: Marks, servers: Sequence[Address]) -> Sequence[str]:
+    """Return the ways to the server whose filter drops its answers to marked sockets."""
+    netlink = Netlink()
+    try:
+        hops = [
+            netlink.route_to(address, mark=marks.own)
+            for address in servers
+            if address.version == 4
+        ]
+    finally:
+        netlink.close()
+    devices = {hop.device for hop in hops if hop is not None} - {"lo"}
+    return list(strict_devices(sorted(devices)))
 
 
 def _places(

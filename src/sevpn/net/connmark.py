@@ -23,7 +23,29 @@ from sevpn.net.lock import table_name
 from sevpn.net.marks import Marks
 from sevpn.net.nft import Nftables
 
-__all__ = ["ConnectionMarks"]
+__all__ = ["ConnectionMarks", "ruleset"]
+
+
+def ruleset(tunnel: str, device: str, marks: Marks, *, is_there: bool = False) -> str:
+    """Return the text for nft that marks what comes in by *device*; it replaces what *is_there*."""
+    table = _table_of(tunnel)
+    lines = [
+        *([f"delete table inet {table}"] if is_there else []),
+        f"table inet {table} {{",
+        "flags owner",
+        "chain pre {",
+        "type filter hook prerouting priority mangle; policy accept;",
+        f'iifname "{device}" ct state new ct mark set {marks.reply:#x}',
+        f'iifname != "{device}" ct mark {marks.reply:#x} meta mark set ct mark',
+        "}",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table_of(tunnel: str) -> str:
+    # Told from a lock's by its beginning.
+    return f"connmark_{table_name(tunnel)}"
 
 
 class ConnectionMarks:
@@ -34,8 +56,7 @@ class ConnectionMarks:
     """
 
     def __init__(self, tunnel: str) -> None:
-        # Told from a lock's by its beginning.
-        self._table = f"connmark_{table_name(tunnel)}"
+        self._tunnel = tunnel
         self._nftables = Nftables()
 
     def load(self, device: str, marks: Marks) -> None:
@@ -44,19 +65,8 @@ class ConnectionMarks:
         Raises:
             HostError: The packet filter refused, or there is none.
         """
-        is_there = self._nftables.has_table(self._table)
-        lines = [
-            *([f"delete table inet {self._table}"] if is_there else []),
-            f"table inet {self._table} {{",
-            "flags owner",
-            "chain pre {",
-            "type filter hook prerouting priority mangle; policy accept;",
-            f'iifname "{device}" ct state new ct mark set {marks.reply:#x}',
-            f'iifname != "{device}" ct mark {marks.reply:#x} meta mark set ct mark',
-            "}",
-            "}",
-        ]
-        self._nftables.run("\n".join(lines) + "\n")
+        is_there = self._nftables.has_table(_table_of(self._tunnel))
+        self._nftables.run(ruleset(self._tunnel, device, marks, is_there=is_there))
 
     def close(self) -> None:
         """Mark no more; the table vanishes. Safe to call again."""

@@ -9,10 +9,11 @@ What only DHCP will tell stands there in capitals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sevpn.net import connmark
 from sevpn.net.dns.detect import Choice
 from sevpn.net.marks import Marks
 from sevpn.net.model import (
@@ -36,6 +37,7 @@ from sevpn.net.plan import (
     with_half_defaults,
 )
 from sevpn.net.routing import Inside, arrange
+from sevpn.net.strictness import LOOSE
 from sevpn.net.wanted import DEFAULT_MTU, networks_of, wanted_state, wishes_of
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def preview(
     marks: Marks = _FIRST,
     resolved: Mapping[str, Sequence[Address]] = _NOTHING,
     lock: str = "",
+    strict: Collection[str] = (),
 ) -> Preview:
     """Describe what `up` with *settings* would do on the host as *found*.
 
@@ -85,6 +88,8 @@ def preview(
         marks: The numbers that it would have.
         resolved: The addresses of the names among what is included and excluded.
         lock: What would be loaded into the packet filter.
+        strict: The uplinks whose reverse path filter would be made loose, see
+            :mod:`sevpn.net.strictness`.
     """
     device = _device_name(settings.tap, found)
     pins = plan_pins(found, servers)
@@ -93,7 +98,11 @@ def preview(
         f"ip tuntap add {device} mode tap",
         f"ip link set {device} address {mac} mtu {settings.mtu or DEFAULT_MTU}",
         *(change.describe() for change in pins.changes),
+        *(f"sysctl -w net.ipv4.conf.{name}.rp_filter={LOOSE}" for name in strict),
     ]
+    if settings.connmark:
+        rules = connmark.ruleset(settings.tunnel_name, device, marks)
+        changes += [f"nft {line}" for line in rules.splitlines()]
     warnings = [f"this host has no route to {address}" for address in pins.lost]
     if settings.dhcp:
         changes += _after_the_lease(
@@ -204,6 +213,10 @@ def _arranged(
             f"ip route add default via {gateway} dev {device} table {number} metric {settings.metric} proto {RTPROTO}",
             f"ip rule add pref {marks.preference} from ADDRESS lookup {number} protocol {RTPROTO}",
         ]
+        if settings.connmark:
+            lines.append(
+                f"ip rule add pref {marks.preference} from all fwmark {marks.reply:#x} lookup {number} protocol {RTPROTO}"
+            )
     return lines + [AddRule(rule).describe() for rule in arranged.rules]
 
 

@@ -23,11 +23,13 @@ from typing import Final
 
 from sevpn.errors import HostError
 
-__all__ = ["loosen", "restore", "strict_devices"]
+__all__ = ["LOOSE", "loosen", "restore", "strict_devices"]
 
 _SETTINGS: Final = Path("/proc/sys/net/ipv4/conf")
+LOOSE: Final = 2
+"""The value that only asks whether there is any way."""
+
 _STRICT: Final = 1
-_LOOSE: Final = 2
 _NAME: Final = re.compile(r"[^/\s]{1,15}")
 
 
@@ -50,7 +52,7 @@ def loosen(devices: Collection[str]) -> None:
     """
     for device in devices:
         try:
-            (_SETTINGS / device / "rp_filter").write_text(str(_LOOSE), encoding="ascii")
+            (_SETTINGS / device / "rp_filter").write_text(str(LOOSE), encoding="ascii")
         except OSError as error:
             raise HostError(
                 f"the reverse path filter of {device} is strict, which drops the server's answers, and it cannot be "
@@ -66,7 +68,7 @@ def restore(before: Mapping[str, int]) -> None:
         HostError: The setting cannot be written.
     """
     for device, value in before.items():
-        if not _NAME.fullmatch(device) or _read(device) != _LOOSE:
+        if not _NAME.fullmatch(device) or _read(device) != LOOSE:
             continue
         try:
             (_SETTINGS / device / "rp_filter").write_text(str(value), encoding="ascii")

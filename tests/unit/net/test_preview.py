@@ -70,6 +70,15 @@ def test_with_all_options_nothing_stays() -> None:
     assert shown.unchanged == ()
 
 
+def test_connections_that_are_marked_show_their_rules() -> None:
+    shown = show(policy_route_table=77, connmark=True).changes
+
+    assert 'nft iifname "sevpn0" ct state new ct mark set 0xe0e2' in shown
+    assert (
+        "ip rule add pref 9000 from all fwmark 0xe0e2 lookup 77 protocol 224" in shown
+    )
+
+
 def test_halves_are_shown_only_where_they_are_needed() -> None:
     shown = show(
         host(metric=100), accept_default_gateway=True, gateway=ip_address("10.0.0.1")
