@@ -53,16 +53,26 @@ def command(output: Output, user: str | None, words: tuple[str, ...]) -> int:
     run = Paths.for_user(os.environ, os.geteuid()).runtime_dir
     try:
         with shared_lock(run), bypassing(Path("/etc")):
-            child = _start(words, account)
+            try:
+                child = _start(words, account)
+            except OSError as error:
+                return _not_run(words[0], error)
         with _passing_on(child):
             code = child.wait()
-    except OSError as error:
-        click.echo(f"sevpn: cannot run {words[0]!r}: {error.strerror}", err=True)
-        return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUN
     finally:
         with shared_lock(run):
             remove_if_unused()
     return code if code >= 0 else 128 - code
+
+
+def _not_run(name: str, error: OSError) -> int:
+    """Say why program *name* was not started; return the status that tells it."""
+    if isinstance(error, FileNotFoundError):
+        code, step = _NOT_FOUND, "give its whole path, or see PATH"
+    else:
+        code, step = _NOT_RUN, "see that it is a program that the user may run"
+    click.echo(f"sevpn: cannot run {name!r}: {error.strerror}; {step}", err=True)
+    return code
 
 
 def _start(
