@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +20,10 @@ from typing import Final
 
 import pytest
 
-from sevpn.dataplane.kernel import cut, merge, runs, scan
+from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan
 from sevpn.dataplane.kernel.cut import Cutter
 from sevpn.dataplane.kernel.merge import Merger
+from sevpn.dataplane.kernel.receive import Receiver
 from sevpn.dataplane.kernel.runs import Runs
 from sevpn.dataplane.kernel.scan import BlockState, Scanner
 
@@ -37,7 +39,14 @@ __all__ = [
 
 ROOT: Final = Path(__file__).parents[1]
 KERNEL: Final = ROOT / "src/sevpn/dataplane/kernel"
-MODULES: Final = {"cut": cut, "merge": merge, "runs": runs, "scan": scan}
+MODULES: Final = {
+    "cut": cut,
+    "merge": merge,
+    "rc4": rc4,
+    "receive": receive,
+    "runs": runs,
+    "scan": scan,
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,12 @@ class Form:
     runs: type[Runs]
     """Of runs.py."""
 
+    receiver: type[Receiver]
+    """Of receive.py."""
+
+    rc4: Callable[[bytes, bytes], bytes]
+    """Of rc4.py."""
+
 
 def load(path: Path, name: str) -> ModuleType:
     """Return the module in a file, under a name of its own."""
@@ -86,6 +101,8 @@ def _form(name: str, modules: dict[str, ModuleType]) -> Form:
         merger=modules["merge"].Merger,
         merge=modules["merge"],
         runs=modules["runs"].Runs,
+        receiver=modules["receive"].Receiver,
+        rc4=modules["rc4"].rc4,
     )
 
 

@@ -4,7 +4,7 @@
 Layer: dataplane. Runs in: the thread that owns the socket; nothing here blocks.
 
     send     equal sizes in a row ──sendmsg, UDP_SEGMENT──> one call for up to 64
-    receive  one call <──recvmsg, UDP_GRO── what came in a row from one place
+    receive  one call <──recvmmsg, UDP_GRO── what waits, and of that at once what came in a row from one place
 
 Nothing is fragmented on the way: what is too large for it is refused with EMSGSIZE.
 
@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from sevpn.dataplane.kernel.receive import Datagram, Receiver
 from sevpn.protocol.acceleration import Endpoint
 
 __all__ = ["DatagramSocket"]
@@ -26,12 +27,8 @@ __all__ = ["DatagramSocket"]
 _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
 _SIZE: Final = struct.Struct("=H")
-_GRO_SIZE: Final = struct.Struct("=i")
 _MOST_SEGMENTS: Final = 64
 _MOST_BYTES: Final = 65_000
-_ROOM_BYTES: Final = 65_536
-_MOST_READS: Final = 32
-"""Per turn, so that a flood does not hold the thread."""
 
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked for; the kernel gives less where net.core.rmem_max says so."""
@@ -69,7 +66,7 @@ class DatagramSocket:
         """Whether the kernel cuts what is sent."""
         self.has_gro = _can(sock, _UDP_GRO, 1)
         """Whether it joins what is received."""
-        self._room: bytearray | None = None
+        self._receiver: Receiver | None = None
         self.dropped_count = 0
         """Datagrams that the kernel did not take."""
 
@@ -151,38 +148,22 @@ class DatagramSocket:
 
     # --- receiving ---
 
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
+    def receive(self) -> list[Datagram]:
         """Return datagrams that are here, and where each came from; none when none waits.
+
+        At most 32 times what the kernel joins, so that a flood does not hold the thread.
 
         Raises:
             OSError: The socket is of no use any more.
         """
-        if self._room is None:
-            self._room = bytearray(_ROOM_BYTES)
-        view = memoryview(self._room)
-        found: list[tuple[bytes, Endpoint]] = []
-        for _ in range(_MOST_READS):
-            try:
-                size, extras, _, place = self._socket.recvmsg_into(
-                    [view], socket.CMSG_SPACE(_GRO_SIZE.size)
-                )
-            except OSError as error:
-                if error.errno in _PASSING or error.errno == errno.EMSGSIZE:
-                    break
-                raise
-            source: Endpoint = place[:2]
-            step = _segment_size(extras) or size or 1
-            for at in range(0, size, step):
-                found.append((bytes(view[at : min(at + step, size)]), source))  # noqa: PERF401 - two nested loops
-        return found
-
-
-def _segment_size(extras: Sequence[tuple[int, int, bytes]]) -> int:
-    """Return the size of the datagrams that were joined; 0: it is but one."""
-    for level, kind, value in extras:
-        if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO) and len(value) >= 4:
-            return max(0, int(_GRO_SIZE.unpack_from(value)[0]))
-    return 0
+        if self._receiver is None:
+            self._receiver = Receiver()
+        try:
+            return self._receiver.receive(self.fileno())
+        except OSError as error:
+            if error.errno in _PASSING or error.errno == errno.EMSGSIZE:
+                return []
+            raise
 
 
 def _can(sock: socket.socket, option: int, value: int) -> bool:

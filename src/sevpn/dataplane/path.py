@@ -133,10 +133,12 @@ def is_compiled() -> bool:
     """Whether the compiled form is there and wanted."""
     if os.environ.get(_FORM, "") == "python":
         return False
-    from sevpn.dataplane.kernel import cut, merge, runs, scan  # noqa: PLC0415 - the pure form is not needed
+    # The pure form is not needed.
+    from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan  # noqa: PLC0415
 
     return all(
-        (module.__file__ or "").endswith(".so") for module in (cut, merge, runs, scan)
+        (module.__file__ or "").endswith(".so")
+        for module in (cut, merge, rc4, receive, runs, scan)
     )
 
 

@@ -28,9 +28,11 @@ from typing import Final, Literal
 from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.choice import LOOK_S, Choice, TcpSample, choose, read_sample
 from sevpn.dataplane.datagrams import DatagramSocket
+from sevpn.dataplane.path import is_compiled
 from sevpn.log import get_logger
 from sevpn.protocol.acceleration import IV_PREFIX_SIZE, Acceleration
 from sevpn.protocol.udpterms import Terms
+from sevpn.wire.accel import Rc4
 from sevpn.wire.block import FULL_BATCH, MAX_FRAME_SIZE, MIN_FRAME_SIZE
 from sevpn.wire.deflate import inflate_frame
 
@@ -116,6 +118,7 @@ class UdpFlow:
                 iv_prefix=secrets.token_bytes(IV_PREFIX_SIZE),
                 jitter=random.random,
                 now=now,
+                rc4=_fast_rc4(),
             )
         if self.state == "off":
             self._change("probing", "nothing has come from the server by UDP yet")
@@ -296,6 +299,15 @@ class UdpFlow:
     def is_look_due(self, now: float) -> bool:
         """Whether :meth:`look` has something to do."""
         return now >= self._look_at and not self.is_over
+
+
+def _fast_rc4() -> Rc4 | None:
+    """Return the kernel's, where it is machine code: else the library's is faster by far."""
+    if not is_compiled():
+        return None
+    from sevpn.dataplane.kernel.rc4 import rc4  # noqa: PLC0415 - mostly nobody wants it
+
+    return rc4
 
 
 def _frames_of(batches: bytes | memoryview) -> list[bytes]:

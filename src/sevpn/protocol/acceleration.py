@@ -31,7 +31,7 @@ from typing import Final, Literal, TypeAlias
 
 from sevpn.errors import RemoteProtocolError
 from sevpn.protocol.udpterms import Terms
-from sevpn.wire.accel import INNER_SIZE, Inner, decode_inner, encode_inner, seal_of
+from sevpn.wire.accel import INNER_SIZE, Inner, Rc4, decode_inner, encode_inner, seal_of
 
 __all__ = ["IV_PREFIX_SIZE", "Acceleration", "DropCause", "Endpoint"]
 
@@ -68,6 +68,7 @@ class Acceleration:
         jitter: Returns a random number from 0 to 1 for each keep-alive.
         now: The time.
         echoes: As the attribute.
+        rc4: A faster cipher for version 1, if there is one.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Acceleration:
         jitter: Callable[[], float],
         now: float,
         echoes: bool = True,
+        rc4: Rc4 | None = None,
     ) -> None:
         self.peer: Endpoint = (str(terms.peer), terms.port)
         """Where to send; it moves with the peer."""
@@ -88,8 +90,8 @@ class Acceleration:
         self.dropped: dict[DropCause, int] = {"foreign": 0, "stale": 0, "replayed": 0}
         """Datagrams that were not taken."""
         self._terms = terms
-        self._sealing = seal_of(terms.version, terms.send_key)
-        self._open = seal_of(terms.version, terms.receive_key).open
+        self._sealing = seal_of(terms.version, terms.send_key, rc4)
+        self._open = seal_of(terms.version, terms.receive_key, rc4).open
         self._cookie = terms.receive_cookie
         self._iv_size = self._sealing.iv_size
         self._iv_prefix = iv_prefix[: self._iv_size - _COUNTER_SIZE]

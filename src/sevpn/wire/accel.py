@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from sevpn.errors import LocalProtocolError, RemoteProtocolError
 from sevpn.wire.block import MAX_FRAME_SIZE
@@ -32,6 +33,7 @@ __all__ = [
     "INNER_SIZE",
     "MAX_DATAGRAM_SIZE",
     "Inner",
+    "Rc4",
     "Seal",
     "SealV1",
     "SealV2",
@@ -108,6 +110,10 @@ def decode_inner(data: bytes) -> Inner:
     return Inner(cookie, tick, echo, data[INNER_SIZE : INNER_SIZE + size], bool(flag))
 
 
+Rc4: TypeAlias = Callable[[bytes, bytes], bytes]
+"""Encrypts or decrypts, which is the same: a key, and data."""
+
+
 class Seal(Protocol):
     """One direction's cipher."""
 
@@ -181,6 +187,7 @@ class SealV1:
 
     Args:
         key: 20 bytes.
+        rc4: The cipher, called with a key and data; if omitted, the library's.
 
     Raises:
         LocalProtocolError: The key has another size.
@@ -189,18 +196,10 @@ class SealV1:
     iv_size = 20
     overhead = 20 + len(_CHECK)
 
-    def __init__(self, key: bytes) -> None:
-        # As for version 2. RC4 is what the protocol has; --udp-v1 has to ask for it.
-        from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4  # noqa: PLC0415
-        from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
-
+    def __init__(self, key: bytes, rc4: Rc4 | None = None) -> None:
         _check_key(key, _KEY_V1_SIZE)
         self._key = key
-
-        def apply(packet_key: bytes, data: bytes) -> bytes:
-            return Cipher(ARC4(packet_key), None).encryptor().update(data)
-
-        self._rc4 = apply
+        self._rc4 = _rc4_of_library() if rc4 is None else rc4
 
     def __repr__(self) -> str:
         return "SealV1(***)"
@@ -225,17 +224,29 @@ class SealV1:
         return self._rc4(packet_key, data)
 
 
-def seal_of(version: int, key: bytes) -> Seal:
+def _rc4_of_library() -> Rc4:
+    # As for version 2. RC4 is what the protocol has; --udp-v1 has to ask for it.
+    from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
+
+    def apply(key: bytes, data: bytes) -> bytes:
+        return Cipher(ARC4(key), None).encryptor().update(data)
+
+    return apply
+
+
+def seal_of(version: int, key: bytes, rc4: Rc4 | None = None) -> Seal:
     """Return the cipher of one direction.
 
     Args:
         version: 1 or 2.
         key: 20 bytes for version 1, 128 for version 2.
+        rc4: As of :class:`SealV1`.
 
     Raises:
         LocalProtocolError: The key has another size.
     """
-    return SealV1(key) if version == 1 else SealV2(key)
+    return SealV1(key, rc4) if version == 1 else SealV2(key)
 
 
 def _check_key(key: bytes, size: int) -> None:

@@ -14,7 +14,10 @@ from kernel_forms import KERNEL
 from sevpn.dataplane.kernel import constants, primitives
 from sevpn.wire import block
 
-MODULES = ("cut", "merge", "runs", "scan")
+MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan")
+
+WITHOUT_CLASSES = {"rc4"}
+"""Modules of functions alone, without numbers of the kernel's."""
 
 ADDED_BY_C = {"EAGAIN", "EBADFD", "ALL_BITS", "KEEPALIVE_MARK"}
 """Numbers that the .pxd takes from C's headers, or writes as C does."""
@@ -66,7 +69,7 @@ def test_the_limits_are_those_of_the_protocol() -> None:
 def test_both_files_of_primitives_have_the_same_functions() -> None:
     declared = dict(
         re.findall(
-            r"^cdef inline [\w ]*?(\w+)\((.*)\) noexcept nogil:$",
+            r"^cdef inline [\w ]*?(\w+)\((.*)\)(?: noexcept nogil)?:$",
             source("primitives.pxd"),
             re.MULTILINE,
         )
@@ -147,7 +150,9 @@ def assigned_locals(method: ast.FunctionDef) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_class_is_declared(module: str) -> None:
-    assert list(classes_of_pxd(module)) == list(classes_of_python(module)) != []
+    found = list(classes_of_python(module))
+    assert list(classes_of_pxd(module)) == found
+    assert found or module in WITHOUT_CLASSES
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -191,7 +196,7 @@ def test_each_number_that_a_module_uses_has_a_form_in_c(module: str) -> None:
     ]
     c = numbers_of_c() | dict.fromkeys(ADDED_BY_C, 0)
 
-    assert names
+    assert names or module in WITHOUT_CLASSES
     assert set(names) <= set(c)
 
 

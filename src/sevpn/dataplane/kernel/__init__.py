@@ -3,10 +3,17 @@
 
 Layer: dataplane. Runs in: the data thread, or the embedded server's loop; never in two at once.
 
+For connections:
+
     cut.py    what the TAP hands over, super-segments included -> batches of blocks
     scan.py   the bytes of a connection                        -> where the frames are
     merge.py  frames                                           -> few large writes to the TAP
     runs.py   frames of the embedded server's hub              -> neighbours that go the same way
+
+For UDP acceleration:
+
+    receive.py  what waits at the socket                       -> datagrams
+    rc4.py      the cipher of version 1
 
 Each of these files is plain Python and is what runs where nothing was compiled
 (tests, above all: `dataplane/plain.py` is the faster form there). The `.pxd` file

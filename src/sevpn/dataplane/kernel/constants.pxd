@@ -15,6 +15,9 @@ cdef enum:
     GSO_TCP6 = 4
     GSO_UDP = 5
     GSO_ECN = 0x80
+    MESSAGES = 32
+    MESSAGE_ROOM = 65536
+    NAME_SIZE = 28
     ETH_SIZE = 14
     IPV4 = 0x0800
     ARP = 0x0806

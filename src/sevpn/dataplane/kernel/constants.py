@@ -34,6 +34,12 @@ GSO_TCP6: Final = 4
 GSO_UDP: Final = 5
 GSO_ECN: Final = 0x80
 
+# --- datagrams of a socket ---
+MESSAGES: Final = 32
+MESSAGE_ROOM: Final = 65536
+NAME_SIZE: Final = 28
+"""Bytes of struct sockaddr_in6, the longer one."""
+
 # --- Ethernet and IP ---
 ETH_SIZE: Final = 14
 IPV4: Final = 0x0800

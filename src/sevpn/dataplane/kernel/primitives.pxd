@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # The C half of primitives.py: the same promises, no bound checked.
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcmp, memcpy
+
+from sevpn.dataplane.kernel.constants cimport MESSAGE_ROOM, MESSAGES, NAME_SIZE
 
 cdef extern from *:
     """
     #include <errno.h>
+    #include <netinet/in.h>
     #include <stdint.h>
     #include <string.h>
+    #include <sys/socket.h>
     #include <sys/uio.h>
     #include <unistd.h>
+
+    #ifndef UDP_GRO
+    #define UDP_GRO 104  /* older headers */
+    #endif
 
     /* Words are added as they lie in memory, and the sum is turned at the end:
        one's complement addition does not care (RFC 1071 section 2 (B)). */
@@ -65,10 +74,45 @@ cdef extern from *:
         while (sent < 0 && errno == EINTR);
         return sent < 0 ? errno : 0;
     }
+
+    static inline int sevpn_receive(int descriptor, unsigned char *arena, size_t room, int count,
+                                    int *sizes, int *steps, unsigned char *names, size_t name_size)
+    {
+        struct mmsghdr messages[32];
+        struct iovec pieces[32];
+        union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof(int))]; } extras[32];
+        struct cmsghdr *extra;
+        int index, got;
+        memset(names, 0, count * name_size);
+        for (index = 0; index < count; index++) {
+            pieces[index].iov_base = arena + index * room;
+            pieces[index].iov_len = room;
+            memset(&messages[index], 0, sizeof messages[index]);
+            messages[index].msg_hdr.msg_name = names + index * name_size;
+            messages[index].msg_hdr.msg_namelen = (socklen_t)name_size;
+            messages[index].msg_hdr.msg_iov = &pieces[index];
+            messages[index].msg_hdr.msg_iovlen = 1;
+            messages[index].msg_hdr.msg_control = &extras[index];
+            messages[index].msg_hdr.msg_controllen = sizeof extras[index];
+        }
+        got = recvmmsg(descriptor, messages, (unsigned int)count, MSG_DONTWAIT, NULL);
+        if (got < 0)
+            return -errno;
+        for (index = 0; index < got; index++) {
+            sizes[index] = (int)messages[index].msg_len;
+            steps[index] = 0;
+            for (extra = CMSG_FIRSTHDR(&messages[index].msg_hdr); extra != NULL;
+                 extra = CMSG_NXTHDR(&messages[index].msg_hdr, extra))
+                if (extra->cmsg_level == IPPROTO_UDP && extra->cmsg_type == UDP_GRO)
+                    memcpy(&steps[index], CMSG_DATA(extra), sizeof(int));
+        }
+        return got;
+    }
     """
     unsigned int sevpn_ones_sum(const unsigned char *data, size_t size) noexcept nogil
     Py_ssize_t sevpn_read(int descriptor, unsigned char *data, size_t size) noexcept nogil
     int sevpn_write_pieces(int descriptor, unsigned char *head, size_t head_size, unsigned char *data, const int *starts, const int *sizes, int count) noexcept nogil
+    int sevpn_receive(int descriptor, unsigned char *arena, size_t room, int count, int *sizes, int *steps, unsigned char *names, size_t name_size) noexcept nogil
 
 
 cdef inline void copy(unsigned char *target, Py_ssize_t at, const unsigned char *source, Py_ssize_t begin, Py_ssize_t size) noexcept nogil:
@@ -118,3 +162,11 @@ cdef inline Py_ssize_t read_into(int descriptor, unsigned char *data, Py_ssize_t
 
 cdef inline int write_pieces(int descriptor, unsigned char *head, Py_ssize_t head_size, unsigned char *data, int[::1] starts, int[::1] sizes, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     return sevpn_write_pieces(descriptor, head, <size_t>head_size, data, &starts[0] + first, &sizes[0] + first, <int>count)
+
+
+cdef inline bytes piece(unsigned char[::1] data, Py_ssize_t at, Py_ssize_t size):
+    return PyBytes_FromStringAndSize(<char *>&data[0] + at, size)
+
+
+cdef inline int receive_messages(int descriptor, unsigned char[::1] arena, int[::1] sizes, int[::1] steps, unsigned char *names) noexcept nogil:
+    return sevpn_receive(descriptor, &arena[0], MESSAGE_ROOM, MESSAGES, &sizes[0], &steps[0], names, NAME_SIZE)

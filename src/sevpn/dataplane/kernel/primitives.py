@@ -11,9 +11,15 @@ little-endian.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import socket
+import struct
 from array import array
+from ipaddress import ip_address
 from typing import Final
+
+from sevpn.dataplane.kernel.constants import MESSAGE_ROOM, MESSAGES, NAME_SIZE
 
 __all__ = [
     "copy",
@@ -22,14 +28,18 @@ __all__ = [
     "get32",
     "is_same",
     "ones_sum",
+    "piece",
     "put16",
     "put16_little",
     "put32",
     "read_into",
+    "receive_messages",
     "write_pieces",
 ]
 
 _ALL_ONES: Final = 0xFFFF
+_UDP_GRO: Final = 104
+_GRO_SIZE: Final = struct.Struct("=i")
 
 
 def copy(
@@ -131,3 +141,66 @@ def write_pieces(
     except OSError as error:
         return error.errno or errno.EIO
     return 0
+
+
+def piece(data: mmap.mmap, at: int, size: int, /) -> bytes:
+    """Return *size* bytes from *at* on."""
+    return data[at : at + size]
+
+
+def receive_messages(
+    descriptor: int,
+    arena: mmap.mmap,
+    sizes: array[int],
+    steps: array[int],
+    names: bytearray,
+    /,
+) -> int:
+    """Read the messages that wait at a UDP socket, without waiting for more.
+
+    Args:
+        descriptor: The socket.
+        arena: Takes each message at a multiple of 65,536, 32 of them.
+        sizes: Takes the size of each.
+        steps: Takes the size of the datagrams that a message was joined of; 0: it is one.
+        names: Takes struct sockaddr_in or sockaddr_in6 of each sender, 28 bytes each,
+            filled up with zeros.
+
+    Returns:
+        How many, or the negative errno where there is none.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as copied:
+        for index in range(MESSAGES):
+            at = index * MESSAGE_ROOM
+            try:
+                size, extras, _, place = copied.recvmsg_into(
+                    [memoryview(arena)[at : at + MESSAGE_ROOM]],
+                    socket.CMSG_SPACE(_GRO_SIZE.size),
+                    socket.MSG_DONTWAIT,
+                )
+            except OSError as error:
+                return index or -(error.errno or errno.EIO)
+            sizes[index] = size
+            steps[index] = 0
+            for level, kind, value in extras:
+                if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO):
+                    (steps[index],) = _GRO_SIZE.unpack_from(value)
+            name = _name_of(place).ljust(NAME_SIZE, b"\0")
+            names[index * NAME_SIZE : (index + 1) * NAME_SIZE] = name
+    return MESSAGES
+
+
+def _name_of(place: tuple[str, int] | tuple[str, int, int, int]) -> bytes:
+    """Return a socket's name as the kernel writes it."""
+    address = ip_address(place[0])
+    if len(place) == 2:
+        return struct.pack("=H2s4s", socket.AF_INET, place[1].to_bytes(2, "big"), address.packed)  # fmt: skip
+    _, port, flow, zone = place
+    return struct.pack(
+        "=H2s4s16sI",
+        socket.AF_INET6,
+        port.to_bytes(2, "big"),
+        flow.to_bytes(4, "big"),
+        address.packed,
+        zone,
+    )
