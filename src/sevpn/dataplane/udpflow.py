@@ -168,12 +168,12 @@ class UdpFlow:
             return b""
         taken = machine.receive(datagrams, now)
         self.has_items = bool(taken)
-        sent = (
+        frames = [
             inflate_frame(inner.frame) if inner.is_deflated else inner.frame
             for inner in taken
-        )
+        ]
         frames = [
-            frame for frame in sent if MIN_FRAME_SIZE <= len(frame) <= MAX_FRAME_SIZE
+            frame for frame in frames if MIN_FRAME_SIZE <= len(frame) <= MAX_FRAME_SIZE
         ]
         self.received_frames += len(frames)
         self._unanswered += len(frames)

@@ -131,6 +131,7 @@ class Acceleration:
             now: The time.
         """
         taken: list[Inner] = []
+        said = self._tick(now)  # nobody has heard what was not said yet
         for datagram, source in datagrams:
             inner = self._read(datagram)
             if inner is None:
@@ -139,8 +140,10 @@ class Acceleration:
             if inner.tick > self._peer_tick:
                 self._peer_tick = inner.tick
                 self.peer = source
+            if self._echoed_tick < inner.echo <= said:
+                self._echoed_tick = inner.echo
         if taken:
-            self._note_life(taken, now)
+            self._note_life(said, now)
         return taken
 
     def _read(self, datagram: bytes) -> Inner | None:
@@ -171,16 +174,13 @@ class Acceleration:
             self._old, self._young = self._young, set()
             self._old_tick = self._peer_tick
 
-    def _note_life(self, taken: Iterable[Inner], now: float) -> None:
+    def _note_life(self, said: int, now: float) -> None:
         """Note that something came; it counts if it shows that this end is heard."""
         self._received_at = now
         if self._is_sparse:
             self._is_sparse = False
             self._keepalive_at = now
-        said = self._tick(now)  # nobody has heard what was not said yet
-        echoes = (inner.echo for inner in taken if inner.echo <= said)
-        self._echoed_tick = max(self._echoed_tick, max(echoes, default=0))
-        if not self._echoed_tick or self._echoed_tick + _WINDOW_MS < self._tick(now):
+        if not self._echoed_tick or self._echoed_tick + _WINDOW_MS < said:
             return
         if now - self.heard_at > self._silence_s:
             self._stable_since = now

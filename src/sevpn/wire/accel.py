@@ -51,7 +51,7 @@ MAX_DATAGRAM_SIZE: Final = 2048
 MAX_PADDING: Final = 31
 """Bytes of padding that official senders add at most; a receiver takes any number."""
 
-_HEADER: Final = struct.Struct(">IQQHB")
+_HEADER: Final = struct.Struct(">IQQH?")
 _CHECK: Final = bytes(20)
 _KEY_V1_SIZE: Final = 20
 _KEY_V2_SIZE: Final = 128
@@ -98,16 +98,18 @@ def decode_inner(data: bytes) -> Inner:
         RemoteProtocolError: It ends too early, or what it holds is no frame: more
             than 1600 bytes.
     """
-    if len(data) < INNER_SIZE:
+    room = len(data) - INNER_SIZE
+    if room < 0:
         raise RemoteProtocolError(
             f"a datagram holds {len(data)} bytes: its header alone has {INNER_SIZE}"
         )
-    cookie, tick, echo, size, flag = _HEADER.unpack_from(data)
-    if size > min(MAX_FRAME_SIZE, len(data) - INNER_SIZE):
+    cookie, tick, echo, size, is_deflated = _HEADER.unpack_from(data)
+    if size > room or size > MAX_FRAME_SIZE:
         raise RemoteProtocolError(
-            f"a datagram announces a frame of {size} bytes and holds {len(data) - INNER_SIZE}: at most {MAX_FRAME_SIZE} are allowed"
+            f"a datagram announces a frame of {size} bytes and holds {room}: at most {MAX_FRAME_SIZE} are allowed"
         )
-    return Inner(cookie, tick, echo, data[INNER_SIZE : INNER_SIZE + size], bool(flag))
+    frame = data[INNER_SIZE : INNER_SIZE + size]
+    return Inner(cookie, tick, echo, frame, is_deflated)
 
 
 Rc4: TypeAlias = Callable[[bytes, bytes], bytes]
