@@ -133,39 +133,30 @@ class Acceleration:
         taken: list[Inner] = []
         said = self._tick(now)  # nobody has heard what was not said yet
         for datagram, source in datagrams:
-            inner = self._read(datagram)
-            if inner is None:
+            try:
+                inner = decode_inner(self._open(datagram))
+            except RemoteProtocolError:
+                self.dropped["foreign"] += 1
                 continue
-            taken.append(inner)
-            if inner.tick > self._peer_tick:
-                self._peer_tick = inner.tick
-                self.peer = source
-            if self._echoed_tick < inner.echo <= said:
-                self._echoed_tick = inner.echo
+            cookie, tick, echo, _, _ = inner
+            iv = datagram[: self._iv_size]
+            if cookie != self._cookie or not tick:
+                self.dropped["foreign"] += 1
+            elif tick <= self._floor or tick + _WINDOW_MS <= self._peer_tick:
+                self.dropped["stale"] += 1
+            elif iv in self._young or iv in self._old:
+                self.dropped["replayed"] += 1
+            else:
+                taken.append(inner)
+                self._remember(iv)
+                if tick > self._peer_tick:
+                    self._peer_tick = tick
+                    self.peer = source
+                if self._echoed_tick < echo <= said:
+                    self._echoed_tick = echo
         if taken:
             self._note_life(said, now)
         return taken
-
-    def _read(self, datagram: bytes) -> Inner | None:
-        """Return what an acceptable datagram says; count it otherwise."""
-        try:
-            inner = decode_inner(self._open(datagram))
-        except RemoteProtocolError:
-            self.dropped["foreign"] += 1
-            return None
-        tick = inner.tick
-        if inner.cookie != self._cookie or not tick:
-            self.dropped["foreign"] += 1
-            return None
-        if tick <= self._floor or tick + _WINDOW_MS <= self._peer_tick:
-            self.dropped["stale"] += 1
-            return None
-        iv = datagram[: self._iv_size]
-        if iv in self._young or iv in self._old:
-            self.dropped["replayed"] += 1
-            return None
-        self._remember(iv)
-        return inner
 
     def _remember(self, iv: bytes) -> None:
         self._young.add(iv)

@@ -689,7 +689,7 @@ class Supervisor:
                 identify=self._job.identify,
                 random=secrets.token_bytes,
             ),
-            has_way=lambda: self._has_way(session.peer.address),
+            has_way=lambda: self._look_for_way(session.peer.address),
             patience_s=pump.heard_at + session.welcome.timeout_s - clock(),
         )
         # While the stream is still ours to ask.
@@ -712,7 +712,7 @@ class Supervisor:
         self.report.resumed(peer)
         return m.Resumed()
 
-    def _has_way(self, address: Address) -> bool:
+    def _look_for_way(self, address: Address) -> bool:
         """Look underneath, and say whether *address* can be reached."""
         self._underlay = self._look([*self._addresses, address])
         return self._underlay.ways[address] is not None
