@@ -373,17 +373,23 @@ class GatewayWatch:
         mac: The TAP's address.
         address: Ours.
         gateway: Whom to ask.
+        has_answered: Whether it has answered before, as a :class:`Prover` asks.
     """
 
     def __init__(
-        self, *, mac: MacAddress, address: IPv4Address, gateway: IPv4Address
+        self,
+        *,
+        mac: MacAddress,
+        address: IPv4Address,
+        gateway: IPv4Address,
+        has_answered: bool = False,
     ) -> None:
         self._mac = mac
         self._address = address
         self._gateway = gateway
         self._frames: list[bytes] = []
         self._events: list[Latency | Silent] = []
-        self._has_answered = False
+        self._has_answered = has_answered
         self._first_at: float | None = None  # of the questions without an answer
         self._is_only = True  # whether there is one question without an answer
         self._ask_at = math.inf

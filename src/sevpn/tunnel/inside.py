@@ -187,10 +187,14 @@ class Inside:
         finally:
             self._proof = None
             self._prover = None
-        self.latency_s = proven.rtt_s if proven.by == "gateway" else None
+        is_by_gateway = proven.by == "gateway"
+        self.latency_s = proven.rtt_s if is_by_gateway else None
         if gateway is not None:
             self._watch = GatewayWatch(
-                mac=self._mac, address=address.ip, gateway=gateway
+                mac=self._mac,
+                address=address.ip,
+                gateway=gateway,
+                has_answered=is_by_gateway,
             )
             self._watch.start(self._clock())
             self._turn()

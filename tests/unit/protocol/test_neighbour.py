@@ -533,6 +533,20 @@ def test_an_early_or_repeated_deadline_of_the_watch_does_no_harm() -> None:
     assert watch.next_event() is None
 
 
+def test_a_gateway_that_dies_right_after_the_proof_is_missed() -> None:
+    watch = GatewayWatch(
+        mac=OURS, address=OUR_IP, gateway=GATEWAY_IP, has_answered=True
+    )
+    watch.start(0.0)
+
+    for tenth in range(1, 26):
+        watch.saw(heard_at=1.0, inbound_frames=0)
+        watch.handle_deadline(tenth / 10)
+
+    assert watch.next_event() == Silent(2.5, has_server_spoken=True)
+    assert len(watch.frames_to_send()) >= 4
+
+
 def test_a_watch_that_was_not_started_waits_for_nothing() -> None:
     watch = GatewayWatch(mac=OURS, address=OUR_IP, gateway=GATEWAY_IP)
 
