@@ -116,6 +116,28 @@ def test_a_dead_connection_that_the_server_still_lists_is_in_nobodys_way(
             network.server.sh("nft delete table inet t")
 
 
+def test_all_of_them_come_back_although_the_server_has_noticed_no_end(
+    network: Network, client: Client
+) -> None:
+    server = EmbeddedServer(network.server, hub="policy=Policy(timeout_s=5),")
+    with client.up(*login(server), "--connections", "3", password="secret") as tunnel:
+        eventually(
+            lambda: session(tunnel).get("connections") == 3, what="3 connections"
+        )
+
+        server.do("server.cut(server.sessions()[0], is_noticed=False)")
+        has_resumed(tunnel)
+
+        # One has room beside the three; the others when those are forgotten.
+        eventually(
+            lambda: session(tunnel).get("connections") == 3, within_s=45, what="3 again"
+        )
+        assert session(tunnel)["resumed"] == 1
+        assert tunnel.status()["counters"]["reconnects"] == 0
+        assert client.machine.pings(GATEWAY)
+    server.stop()
+
+
 @pytest.mark.parametrize("code", [13, 14, 15])
 def test_a_server_that_refuses_is_logged_in_to_anew(
     client: Client, server: EmbeddedServer, code: int
@@ -147,6 +169,47 @@ def test_a_connection_that_is_closed_at_once_is_not_insisted_on(
 
         has_begun_anew(tunnel)
         assert client.machine.pings(GATEWAY)
+
+
+@pytest.mark.parametrize("udp", ["off", "on"])
+def test_a_connection_on_which_nothing_comes_is_not_insisted_on(
+    client: Client, server: EmbeddedServer, udp: str
+) -> None:
+    with client.up(*login(server), "--udp", udp, password="secret") as tunnel:
+        if udp == "on":
+            eventually(
+                lambda: session(tunnel)["udp"]["state"] == "up",
+                within_s=45,
+                what="keep-alives by UDP, which show nothing of the connection",
+            )
+        server.do("faults.at(Stage.SESSION, Silence())")
+        server.do("server.kill(server.sessions()[0], how='reset')")
+
+        assert has_begun_anew(tunnel)["session"]["resumed"] == 0
+        assert client.machine.pings(GATEWAY)
+
+
+def test_where_nobody_can_be_asked_it_is_enough_that_the_server_speaks(
+    network: Network, client: Client
+) -> None:
+    # The hub's polls, five seconds apart, are all that ever comes from inside.
+    server = EmbeddedServer(network.server, setup="faults.is_gateway_mute = True")
+    address = ("--no-dhcp", "--address", "10.77.0.50/24")
+    _, *options = login(server)
+    with client.up(TARGET, *without_gateway(options), *address, password="secret") as (
+        tunnel
+    ):
+        assert tunnel.status()["proven_at"] is not None
+
+        server.do("server.kill(server.sessions()[0], how='reset')")
+        has_resumed(tunnel)
+
+        assert tunnel.status()["counters"]["reconnects"] == 0
+    server.stop()
+
+
+def without_gateway(options: list[str]) -> list[str]:
+    return [option for option in options if option != "--accept-default-gateway"]
 
 
 def test_a_session_in_which_nobody_answers_any_more_is_given_up(

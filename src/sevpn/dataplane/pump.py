@@ -182,6 +182,9 @@ class Pump:
         self.heard_at = -math.inf
         """When something whole last came from the server, keep-alives included, on
         *clock*; read it from any thread."""
+        self.connection_heard_at = -math.inf
+        """The same of its connections alone: UDP goes on while a server drops one that
+        it has just let join."""
         self._path = open_path(
             tap, sieve=self.sieve, counters=self.counters, kernel=kernel
         )
@@ -560,7 +563,7 @@ class Pump:
         link.owes_poke |= inlet.has_full_batch
         if inlet.has_items:
             timers.received(link.number, now)
-            self.heard_at = now
+            self.heard_at = self.connection_heard_at = now
         if inlet.for_control:
             self._hand_over(inlet.for_control)
         return inlet.has_fed_host

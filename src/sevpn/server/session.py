@@ -236,7 +236,6 @@ class Session(Port):
             return
         self._made_count += 1
         number = self._made_count
-        self._phantoms = 0
         connection = _Connection(number, stream, direction, open_inlet(self._hub))
         self._connections[number] = connection
         if direction.carries_to_client:

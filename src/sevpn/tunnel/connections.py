@@ -11,7 +11,9 @@ that wants more than one connection.
           │ waiting ├───────────────────────────────────────────>│ opening │
           └─────────┘<───────────────────────────────────────────┴────┬────┘
             ^    ^     opened; or failed: 1, 2, 4 … 30 s              │
-       lost │    └── enough are open; or the server says 15           │
+       lost │    ├── enough are open                                  │
+            │    └── or the server says 15: until one is lost, or its   │
+            │        time-out is over                                  │
             └─────────────────────────────────────────────────        │
     error 13 or 14, another certificate, all lost at once ────────────┴──> given up
 
@@ -44,7 +46,7 @@ from sevpn.errors import (
 from sevpn.log import get_logger
 from sevpn.protocol.codes import ServerError
 from sevpn.protocol.joining import Direction
-from sevpn.protocol.messages import SessionOptions, Welcome
+from sevpn.protocol.messages import MAX_CONNECTIONS, SessionOptions, Welcome
 from sevpn.transport.stream import SecureStream
 from sevpn.tunnel.opening import OpenedConnection
 
@@ -86,11 +88,15 @@ def session_options(
 
     QoS is asked for where it has enough connections: a server that grants it grants
     at least 2, and 4 with half duplex. A session that is to be taken up again asks for
-    2 at least, so that a dead connection which the server still lists is in nobody's way.
+    one more than it wants, so that it can be joined while the server still lists all
+    that are dead.
     """
     least = 2 if is_half_duplex else 1
     return SessionOptions(
-        max_connections=max(connections, least, 2 if can_resume else 1),
+        max_connections=min(
+            max(connections, least) + (can_resume and not is_half_duplex),
+            MAX_CONNECTIONS,
+        ),
         half_connection=is_half_duplex,
         use_compress=use_compress,
         qos=connections >= 2 * least,
@@ -123,14 +129,19 @@ class ConnectionPlan:
     Args:
         wanted: Connections to have open, the first included.
         first: Which way the first one carries frames.
+        timeout_s: After so many seconds the server forgets a connection that died
+            without its knowledge.
         now: Seconds on a monotonic clock, as every *now*.
     """
 
-    def __init__(self, *, wanted: int, first: Direction, now: float) -> None:
+    def __init__(
+        self, *, wanted: int, first: Direction, timeout_s: float, now: float
+    ) -> None:
         self._wanted = wanted
+        self._timeout_s = timeout_s
         self._open = {1: _Open(first, now)}
         self._next_at = now
-        self._is_full = False
+        self._full_until = -math.inf
         self._failures = 0
         self._losses_began_at = -math.inf
         self._losses = 0
@@ -139,9 +150,9 @@ class ConnectionPlan:
     @property
     def next_attempt_at(self) -> float:
         """When to open another connection; infinite while none is wanted."""
-        if self._is_full or len(self._open) >= self._wanted:
+        if len(self._open) >= self._wanted:
             return math.inf
-        return self._next_at
+        return max(self._next_at, self._full_until)
 
     def fits(self, direction: Direction) -> bool:
         """Say whether a connection of this direction leaves a way in both."""
@@ -173,8 +184,9 @@ class ConnectionPlan:
         if isinstance(error, RefusedError):
             if error.code in _ENDED:
                 return error
-            # Until one is lost: then there is room again.
-            self._is_full = error.code == ServerError.TOO_MANY_CONNECTION
+            if error.code == ServerError.TOO_MANY_CONNECTION:
+                # The server lists some of which it does not know yet that they are dead.
+                self._full_until = now + self._timeout_s
         self._failures += 1
         self._next_at = now + _delay_s(self._failures)
         return None
@@ -184,7 +196,7 @@ class ConnectionPlan:
         gone = self._open.pop(number, None)
         if gone is None:
             return None
-        self._is_full = False
+        self._full_until = -math.inf  # there is room again
         if now - self._losses_began_at > _SETTLE_S:
             self._losses_began_at, self._losses = now, 0
         self._losses += 1
@@ -264,6 +276,7 @@ class ConnectionKeeper:
     Args:
         wanted: Connections to have open, the first included; over 1.
         first: Which way the first one carries frames.
+        timeout_s: The session's, of the Welcome.
         open_one: Opens another connection of the session.
         sink: Takes it.
         listener: Hears of all that happens.
@@ -275,12 +288,15 @@ class ConnectionKeeper:
         *,
         wanted: int,
         first: Direction,
+        timeout_s: float,
         open_one: Callable[[], Awaitable[OpenedConnection]],
         sink: ConnectionSink,
         listener: KeeperListener,
         clock: Callable[[], float],
     ) -> None:
-        self._plan = ConnectionPlan(wanted=wanted, first=first, now=clock())
+        self._plan = ConnectionPlan(
+            wanted=wanted, first=first, timeout_s=timeout_s, now=clock()
+        )
         self._open_one = open_one
         self._sink = sink
         self._listener = listener

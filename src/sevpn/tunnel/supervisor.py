@@ -63,7 +63,7 @@ from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.ipv6 import Ipv6Settings
 from sevpn.protocol.joining import Direction
 from sevpn.protocol.messages import Hello
-from sevpn.protocol.neighbour import Proven, Silent
+from sevpn.protocol.neighbour import Proof, Proven, Silent
 from sevpn.transport.lookup import OwnLookUp
 from sevpn.transport.remembering import Remembering
 from sevpn.transport.resolve import LookUp
@@ -107,6 +107,9 @@ T = TypeVar("T")
 _LAST_WORDS_S = 0.05
 """Between the RELEASE and the end of the session: a server drops blocks that it reads
 together with the end of the stream (5.01.9674: two or three of ten, and none after 20 ms)."""
+
+_ASKED: Final = frozenset[Proof]({"gateway", "dhcp-server"})
+"""Proofs that are answers: who gave one can be asked again."""
 
 _LOCK_AGAIN_S: Final = 1.0
 """After which a lock that could not be loaded again is tried once more."""
@@ -567,6 +570,7 @@ class Supervisor:
         self._keeper = ConnectionKeeper(
             wanted=wanted,
             first=first,
+            timeout_s=session.welcome.timeout_s,
             open_one=lambda: open_additional(
                 self._destination,
                 session.peer,
@@ -674,7 +678,7 @@ class Supervisor:
             proven = None
         finally:
             pump.sieve.is_proving = False
-        self._was_answered = proven is not None
+        self._was_answered = proven is not None and proven.by in _ASKED
         self.report.proven(proven)
         return m.Proven()
 
@@ -707,7 +711,7 @@ class Supervisor:
             udp=self._udp,
         )
         self._keep_connections(session, connection.direction)
-        await wait_until_heard(lambda: pump.heard_at, since=began_at)
+        await wait_until_heard(lambda: pump.connection_heard_at, since=began_at)
         await self._verify()
         self.report.resumed(peer)
         return m.Resumed()
@@ -718,7 +722,11 @@ class Supervisor:
         return self._underlay.ways[address] is not None
 
     async def _verify(self) -> None:
-        """Ask the gateway whether it still knows us, if it ever answered."""
+        """Ask the gateway or the DHCP server whether they still know us, if they ever answered.
+
+        Where only the hub or somebody else was heard there is nobody to ask, and what
+        the server sends in the session has to do.
+        """
         inside, pump, wanted = (
             _present(self._inside),
             _present(self._pump),

@@ -76,6 +76,18 @@ def test_a_login_asks_for_what_servers_grant_without_adding_connections(
 
 
 @pytest.mark.parametrize(
+    ("connections", "is_half", "asked"),
+    [(1, False, 2), (8, False, 9), (32, False, 32), (1, True, 2)],
+)
+def test_a_session_to_be_taken_up_again_has_room_beside_all_its_dead_connections(
+    connections: int, is_half: bool, asked: int
+) -> None:
+    options = session_options(connections, is_half_duplex=is_half, can_resume=True)
+
+    assert options.max_connections == asked
+
+
+@pytest.mark.parametrize(
     ("connections", "granted", "is_half", "opened"),
     [(1, 8, False, 1), (8, 8, False, 8), (8, 3, False, 3), (1, 2, True, 2)],
 )
@@ -91,7 +103,7 @@ def test_no_more_are_opened_than_wanted_and_granted(
 
 
 def a_plan(wanted: int = 4, first: Direction = BOTH) -> ConnectionPlan:
-    return ConnectionPlan(wanted=wanted, first=first, now=100.0)
+    return ConnectionPlan(wanted=wanted, first=first, timeout_s=20.0, now=100.0)
 
 
 def grown(wanted: int = 4) -> ConnectionPlan:
@@ -142,9 +154,22 @@ def test_a_full_session_is_not_added_to_until_there_is_room() -> None:
     plan.opened(2, BOTH, 100.0)
 
     assert plan.failed(refusal(15), 100.0) is None
-    assert plan.next_attempt_at == math.inf
-    plan.lost(2, 150.0)
-    assert plan.next_attempt_at == 151.0
+    assert plan.next_attempt_at == 120.0
+    plan.lost(2, 110.0)
+    assert plan.next_attempt_at == 111.0
+
+
+def test_a_session_full_of_dead_connections_is_added_to_once_they_are_forgotten() -> (
+    None
+):
+    plan = a_plan(4)
+
+    plan.failed(refusal(15), 100.0)
+    assert plan.next_attempt_at == 120.0
+    plan.failed(refusal(15), 120.0)
+    assert plan.next_attempt_at == 140.0
+    plan.opened(2, BOTH, 140.0)
+    assert plan.next_attempt_at == 140.2
 
 
 def test_another_refusal_is_repeated() -> None:
@@ -324,6 +349,7 @@ class Kept:
         self.keeper = ConnectionKeeper(
             wanted=wanted,
             first=first,
+            timeout_s=20.0,
             open_one=self._open,
             sink=self.sink,
             listener=KeeperListener(

@@ -13,6 +13,7 @@ import pytest
 from sevpn.errors import LeaseError, NotProvenError
 from sevpn.protocol.dhcp import Lease
 from sevpn.protocol.neighbour import Silent
+from sevpn.testing.clock import JumpingLoop
 from sevpn.tunnel.inside import LEASE_PATIENCE_S, Inside, InsideListener
 from sevpn.wire import arp
 from sevpn.wire.ethernet import EtherType, MacAddress, decode_frame
@@ -22,25 +23,6 @@ ROUTER = MacAddress.parse("5e:00:00:00:00:fe")
 HUB = MacAddress.parse("00:ae:00:00:00:01")
 ADDRESS = IPv4Interface("10.0.0.5/24")
 GATEWAY = IPv4Address("10.0.0.1")
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop on which waiting takes no time: the clock jumps to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at = 1000.0
-
-    def time(self) -> float:
-        return self.at
-
-    def _run_once(self) -> None:
-        # asyncio has no public place to look at the timers before it waits.
-        loop: Any = self
-        if not loop._ready and loop._scheduled:
-            self.at = max(self.at, loop._scheduled[0].when())
-        parent: Any = super()
-        parent._run_once()
 
 
 class Hub:

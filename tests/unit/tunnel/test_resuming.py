@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+
 import pytest
 
 from sevpn.errors import (
+    CertificateError,
     ConnectionLostError,
     Failure,
     InterfaceGoneError,
@@ -14,9 +18,10 @@ from sevpn.errors import (
     SilenceError,
 )
 from sevpn.protocol.messages import Welcome
+from sevpn.testing.clock import JumpingLoop
 from sevpn.tunnel import machine as m
 from sevpn.tunnel.policy import Rules, Run
-from sevpn.tunnel.resuming import can_resume
+from sevpn.tunnel.resuming import can_resume, rejoin, wait_until_heard
 
 WELCOME = Welcome(
     session_name="SID-ALICE-1", connection_name="CID-1", session_key=bytes(20)
@@ -51,6 +56,130 @@ def test_a_session_is_worth_it_while_the_server_may_know_it(
     assert (
         can_resume(WELCOME, heard_at=50.0, now=50.0 + age_s, error=error) == is_worth_it
     )
+
+
+def test_half_duplex_is_logged_in_to_anew() -> None:
+    half = Welcome(
+        session_name="SID-ALICE-1",
+        connection_name="CID-1",
+        session_key=bytes(20),
+        half_connection=True,
+    )
+
+    assert not can_resume(half, heard_at=50.0, now=50.0, error=LOST)
+
+
+# --- how it is tried -----------------------------------------------------------
+
+
+class Underlay:
+    """A way to the server that is there from a moment on, and a server behind it."""
+
+    def __init__(self, *, way_at: float = 0.0, answer_after_s: float = 0.0) -> None:
+        self.loop = JumpingLoop()
+        self.began_at = self.loop.time()
+        self.dialled_at: float | None = None
+        self._way_at = way_at
+        self._answer_after_s = answer_after_s
+
+    @property
+    def age_s(self) -> float:
+        return self.loop.time() - self.began_at
+
+    def has_way(self) -> bool:
+        return self.age_s >= self._way_at
+
+    async def join(self) -> str:
+        self.dialled_at = self.age_s
+        await asyncio.sleep(self._answer_after_s)
+        return "joined"
+
+    def rejoin(self, *, patience_s: float = 20.0) -> str:
+        return self.run(rejoin(self.join, has_way=self.has_way, patience_s=patience_s))
+
+    def run(self, what: Awaitable[str]) -> str:
+        async def go() -> str:
+            return await what
+
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            return runner.run(go())
+
+
+def test_it_is_joined_as_soon_as_there_is_a_way() -> None:
+    underlay = Underlay(way_at=3.0)
+
+    assert underlay.rejoin() == "joined"
+    assert underlay.dialled_at == pytest.approx(3.0, abs=0.11)
+
+
+def test_a_way_that_comes_when_the_server_has_forgotten_is_too_late() -> None:
+    underlay = Underlay(way_at=3.0)
+
+    with pytest.raises(SilenceError):
+        underlay.rejoin(patience_s=2.0)
+    assert underlay.dialled_at is None
+
+
+def test_a_server_that_does_not_answer_is_logged_in_to_anew_after_five_seconds() -> (
+    None
+):
+    underlay = Underlay(answer_after_s=6.0)
+
+    with pytest.raises(SilenceError) as silence:
+        underlay.rejoin()
+    assert silence.value.failure is Failure.TEMPORARY
+    assert underlay.age_s == pytest.approx(5.0)
+
+
+def test_a_session_that_was_to_be_forgotten_already_is_not_waited_for() -> None:
+    underlay = Underlay(way_at=1.0)
+
+    with pytest.raises(SilenceError):
+        underlay.rejoin(patience_s=-3.0)
+    assert underlay.age_s == pytest.approx(0.0)
+
+
+def test_what_the_server_says_is_passed_on() -> None:
+    underlay = Underlay()
+    other = CertificateError("another one", sha256="", reason="pin")
+
+    async def join() -> str:
+        raise other
+
+    with pytest.raises(CertificateError) as refused:
+        underlay.run(rejoin(join, has_way=lambda: True, patience_s=20.0))
+    assert refused.value is other
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.9])
+def test_what_comes_within_a_second_shows_that_the_connection_was_taken(
+    after_s: float,
+) -> None:
+    underlay = Underlay()
+
+    async def listen() -> str:
+        await wait_until_heard(
+            lambda: 100.0 if underlay.age_s >= after_s else 99.0, since=100.0
+        )
+        return "heard"
+
+    assert underlay.run(listen()) == "heard"
+    assert underlay.age_s == pytest.approx(after_s, abs=0.02)
+
+
+def test_a_second_of_silence_shows_that_it_was_dropped() -> None:
+    underlay = Underlay()
+
+    async def listen() -> str:
+        await wait_until_heard(lambda: 99.9, since=100.0)
+        return "heard"
+
+    with pytest.raises(SilenceError, match="says nothing"):
+        underlay.run(listen())
+    assert underlay.age_s == pytest.approx(1.0)
+
+
+# --- the machine ---------------------------------------------------------------
 
 
 def test_a_lost_session_is_taken_up_again_before_anything_is_given_up() -> None:
