@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
+from typing import cast
 
 import pytest
 
+from sevpn.dataplane.udpflow import Rest, UdpFlow
 from sevpn.errors import ConnectionLostError, LocalProtocolError, SilenceError
 from sevpn.testing.clock import VirtualClock
 from sevpn.testing.rig import OUR_MAC, FarEnd, PumpRig
@@ -242,6 +246,78 @@ def test_a_connection_that_is_stuck_loses_its_own_frames_only() -> None:
         assert ends[1].frames(1) == [tcp_frame(7, port=other)]
         assert rig.counters.dropped_frames.keys() == {"backlog"}
         assert 512 * 1024 <= ends[2].stream.pending_bytes <= 1024 * 1024
+
+
+class SmallFlow:
+    """A UDP flow that is up and carries frames of up to 1000 bytes."""
+
+    is_over = has_items = False
+    state = "up"
+
+    def __init__(self) -> None:
+        self._sock = socket.socket(type=socket.SOCK_DGRAM)
+        self.carried: list[bytes] = []
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def begin(self, _now: float) -> bool:
+        return True
+
+    def is_up(self, _now: float) -> bool:
+        return True
+
+    def is_look_due(self, _now: float) -> bool:
+        return False
+
+    def receive(self, _now: float) -> bytes:
+        return b""
+
+    def keep(self, _now: float) -> None:
+        pass
+
+    def next_deadline(self) -> float:
+        return math.inf
+
+    def send(self, batches: bytes | memoryview, _now: float) -> Rest:
+        frames = decode_batches(bytes(batches))
+        self.carried += [frame for frame in frames if len(frame) <= 1000]
+        rest = [frame for frame in frames if len(frame) > 1000]
+        return Rest(encode_batch(rest), len(rest), sum(map(len, rest))) if rest else Rest(b"", 0, 0)  # fmt: skip
+
+
+def decode_batches(data: bytes) -> list[bytes]:
+    frames: list[bytes] = []
+    while data:
+        count, data = int.from_bytes(data[:4], "big"), data[4:]
+        for _ in range(count):
+            size = int.from_bytes(data[:4], "big")
+            frames.append(data[4 : 4 + size])
+            data = data[4 + size :]
+    return frames
+
+
+def test_behind_a_stuck_connection_udp_takes_what_it_can() -> None:
+    flow = SmallFlow()
+    with contextlib.closing(flow), PumpRig() as rig:
+        far = rig.attach(buffer_bytes=4096, udp=cast("UdpFlow", flow))
+        far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for n in range(1500):
+            rig.port.host_sends(tcp_frame(n, size=1500), tcp_frame(n, size=100))
+        rig.turn()
+        while rig.counters.outbound_frames + sum(rig.counters.dropped_frames.values()) < 3000:  # fmt: skip
+            rig.turn()
+
+        assert flow.carried == [tcp_frame(n, size=100) for n in range(1500)]
+        assert rig.counters.dropped_frames.keys() == {"backlog"}
+        dropped = rig.counters.dropped_frames["backlog"]
+        assert rig.counters.outbound_frames == 3000 - dropped
+        assert rig.counters.outbound_bytes == 1500 * 1600 - 1500 * dropped
+        assert 512 * 1024 <= far.stream.pending_bytes <= 1024 * 1024
+        rig.pump.detach(polite=False)
 
 
 def _carrier(rig: PumpRig, ends: dict[int, FarEnd], port: int) -> int:

@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, cast
 
 import pytest
 
 from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.datagrams import DatagramSocket
-from sevpn.dataplane.udpflow import UdpFlow
+from sevpn.dataplane.kernel.rc4 import rc4
+from sevpn.dataplane.udpflow import Rest, UdpFlow, choose_rc4
 from sevpn.protocol.udpterms import UdpGrant, UdpOffer, client_terms, server_terms
 from sevpn.transport.udp import open_udp
 
+NOTHING = Rest(b"", 0, 0)
 ADDRESSES = pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 
 
@@ -139,7 +143,8 @@ def test_frames_go_when_both_directions_have_worked_for_ten_seconds(ends: Ends) 
     assert ends.client.state == "up"
     frames = [bytes([number]) * 60 for number in range(1, 200)]
     assert (
-        ends.client.send(batch(*frames[:128]) + batch(*frames[128:]), ends.now) == b""
+        ends.client.send(batch(*frames[:128]) + batch(*frames[128:]), ends.now)
+        == NOTHING
     )
     ends.live(0.25)
     assert ends.arrived == batch(*frames[:128]) + batch(*frames[128:])
@@ -150,7 +155,8 @@ def test_a_frame_that_is_too_large_for_the_path_is_left_to_tcp(ends: Ends) -> No
     ends.live(12.0)
     small, large = b"s" * 1000, b"l" * 1514
 
-    assert ends.client.send(batch(small, large, small), ends.now) == batch(large)
+    rest = ends.client.send(batch(small, large, small), ends.now)
+    assert rest == Rest(batch(large), 1, 1514)
     ends.live(0.25)
     assert ends.arrived == batch(small, small)
 
@@ -174,9 +180,103 @@ def test_garbage_is_nothing(ends: Ends) -> None:
         assert not ends.client.has_items
     finally:
         stranger.close()
-    machine = ends.client.machine
-    assert machine is not None
-    assert machine.dropped["foreign"] == 1
+    assert ends.client.dropped_datagrams == {"foreign": 1}
+
+
+def test_what_is_not_taken_is_counted_by_reason(ends: Ends) -> None:
+    ends.live(1.0)
+    server, client = ends.server.machine, ends.client.machine
+    assert server is not None
+    assert client is not None
+    sealed = server.seal(b"f" * 60, ends.now)
+    bomb = server.seal(b"no zlib stream", ends.now, is_deflated=True)
+    runt = server.seal(b"r" * 13, ends.now)
+
+    ends.server._socket.send([sealed, sealed, bomb, runt], server.peer)
+    select.select([ends.client], [], [], 5)
+
+    assert ends.client.receive(ends.now) == batch(b"f" * 60)
+    assert ends.client.dropped_datagrams == {"replayed": 1, "malformed": 2}
+
+
+class NoCut:
+    """A socket whose kernel says EINVAL to segments, and takes none over *path* bytes."""
+
+    def __init__(self, sock: socket.socket, path: int) -> None:
+        self._sock = sock
+        self._path = path
+        self.alone: list[bytes] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, *_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def sendto(self, datagram: bytes, to: tuple[str, int]) -> int:
+        if len(datagram) > self._path:
+            raise OSError(errno.EMSGSIZE, "Message too long")
+        self.alone.append(datagram)
+        return self._sock.sendto(datagram, to)
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "can_cut"), [(1500, 4, False), (1300, 0, True)]
+)
+def test_a_kernel_that_did_not_cut_is_told_from_a_path_that_is_narrow(
+    path: int, sent: int, can_cut: bool
+) -> None:
+    with two_sockets("127.0.0.1") as (one, other, place):
+        assert one.has_segments
+        kernel = NoCut(one._socket, path)
+        one._socket = cast("socket.socket", kernel)
+        datagrams = [bytes([n]) * 1400 for n in range(4)]
+
+        assert one.send(datagrams, place) == sent
+        assert kernel.alone == datagrams[:sent], "each once"
+        assert one.has_segments is can_cut
+        assert everything(other) == datagrams[:sent]
+
+
+def test_segments_are_cut_by_the_kernel_and_joined_again(ends: Ends) -> None:
+    ends.live(12.0)
+    assert ends.client._socket.has_segments
+    assert ends.server._socket.has_gro
+    calls = Calls(ends.client._socket._socket)
+    ends.client._socket._socket = cast("socket.socket", calls)
+
+    frames = [bytes([number]) * 1000 for number in range(120)]
+    ends.client.send(batch(*frames), ends.now)
+
+    assert calls.count == 2, "120 datagrams"
+    ends.live(0.25)
+    assert ends.arrived == batch(*frames)
+
+
+class Calls:
+    """A socket that counts what it is asked to send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.count = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self.count += 1
+        return self._sock.sendmsg(*arguments)
+
+    def sendto(self, *arguments: Any) -> int:
+        self.count += 1
+        return self._sock.sendto(*arguments)
+
+
+def test_a_library_without_rc4_leaves_version_1_to_our_own() -> None:
+    sealed = choose_rc4(lambda: None)(b"Key", b"Plaintext").hex().upper()
+
+    assert sealed == "BBF316E8D940AF0AD3"  # the first vector that everybody has
+    assert choose_rc4(lambda: None) is rc4
 
 
 def test_an_ended_flow_does_nothing_more(ends: Ends) -> None:

@@ -83,6 +83,48 @@ def test_while_tcp_does_well_nothing_is_said_by_udp(
         assert server.do("server.sessions()[0].udp.flow.machine.heard_at") == "-inf"
 
 
+def test_on_a_path_that_becomes_narrow_small_frames_stay_on_udp(
+    network: Network, client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), "--udp", "on", password="secret") as tunnel:
+        wait_until(tunnel, "up")
+        assert client.machine.pings(GATEWAY, size=1300)
+
+        # At both ends: a cable has no router that would tell the server.
+        for machine, interface in ((client.machine, "eth0"), (network.server, "br0")):
+            machine.sh(f"ip link set {interface} mtu 1300")
+        assert all(client.machine.pings(GATEWAY, size=1300) for _ in range(3))
+        before = udp(tunnel)
+        assert all(client.machine.pings(GATEWAY, size=1300) for _ in range(3))
+        by_tcp = udp(tunnel)["outbound_frames"] - before["outbound_frames"]
+        assert all(client.machine.pings(GATEWAY) for _ in range(5))
+        after = udp(tunnel)
+
+        assert by_tcp == 0, "what is too large for the path"
+        assert after["outbound_frames"] >= before["outbound_frames"] + 5
+        assert (after["state"], after["dropped_datagrams"]) == ("up", {})
+        assert tunnel.status()["counters"]["reconnects"] == 0
+
+
+def test_datagrams_of_strangers_are_counted_and_change_nothing(
+    client: Client, server: EmbeddedServer
+) -> None:
+    options = ("--udp", "on", "--udp-port", "5999")
+    with client.up(*login(server), *options, password="secret") as tunnel:
+        wait_until(tunnel, "up")
+        send = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(bytes(200), ('192.0.2.2', 5999))"
+        shown = client.machine.sh("ip -4 -brief address show eth0").split()[2]
+        send = send.replace("192.0.2.2", shown.partition("/")[0])
+        for _ in range(3):
+            server.do(f"exec({send!r})")
+
+        eventually(
+            lambda: udp(tunnel)["dropped_datagrams"] == {"foreign": 3}, what="three"
+        )
+        assert udp(tunnel)["state"] == "up"
+        assert client.machine.pings(GATEWAY)
+
+
 def test_off_offers_nothing(client: Client, server: EmbeddedServer) -> None:
     with client.up(*login(server), "--udp", "off", password="secret") as tunnel:
         assert server.do("server.sessions()[0].udp") == "None"

@@ -51,7 +51,7 @@ _SEGMENTS_AT: Final = 136
 _MIN_RTT_AT: Final = 148
 _OUT_OF_ORDER_AT: Final = 224
 TCP_INFO_SIZE: Final = 228
-"""Bytes of struct tcp_info that are looked at: Linux 4.19 and later have them."""
+"""Bytes of struct tcp_info that are looked at: Linux 5.4 and later have them."""
 _NUMBER: Final = struct.Struct("=I")
 
 

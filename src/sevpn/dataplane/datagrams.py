@@ -97,9 +97,10 @@ class DatagramSocket:
         """
         done = 0
         for run in self._runs(datagrams):
-            if not self._send_run(run, to):
-                return done
-            done += len(run)
+            sent = self._send_run(run, to)
+            done += sent
+            if sent < len(run):
+                break
         return done
 
     def _runs(self, datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -124,8 +125,8 @@ class DatagramSocket:
         if datagrams:
             yield datagrams[begin:]
 
-    def _send_run(self, run: Sequence[bytes], to: Endpoint) -> bool:
-        """Send what one call takes; say whether it fitted the path."""
+    def _send_run(self, run: Sequence[bytes], to: Endpoint) -> int:
+        """Send what one call takes; return how many there were before one too large for the path."""
         try:
             if len(run) == 1:
                 self._socket.sendto(run[0], to)
@@ -137,14 +138,25 @@ class DatagramSocket:
         except OSError as error:
             if error.errno in _PASSING:
                 self.dropped_count += len(run)
-                return True
+                return len(run)
             if error.errno == errno.EMSGSIZE:
-                return False
+                return 0
             if len(run) > 1 and error.errno in _NO_SEGMENTS:
-                self.has_segments = False
-                return all(self._send_run([one], to) for one in run)
+                return self._send_singly(run, to)
             raise
-        return True
+        return len(run)
+
+    def _send_singly(self, run: Sequence[bytes], to: Endpoint) -> int:
+        """Send one by one what the kernel did not cut; return as :meth:`_send_run`.
+
+        Some kernels give the same answer (EINVAL) where the path takes no datagram of
+        this size: then it is not the cutting that they cannot do.
+        """
+        for index, datagram in enumerate(run):
+            if not self._send_run([datagram], to):
+                return index
+        self.has_segments = False
+        return len(run)
 
     # --- receiving ---
 

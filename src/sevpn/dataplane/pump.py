@@ -708,24 +708,26 @@ class Pump:
                 self.counters.drop("no-session", group.frames)
                 continue
             # A connection that has gone since leaves its flows to the youngest.
-            link = self._senders[min(group.slot, len(self._senders) - 1)]
-            is_one_of_several = len(self._senders) > 1 or self._is_udp_up
-            if is_one_of_several and link.stream.pending_bytes > _STUCK_BYTES:
-                self.counters.drop("backlog", group.frames)
-            else:
-                self._send(link, group)
+            self._send(self._senders[min(group.slot, len(self._senders) - 1)], group)
         return total
 
     def _send(self, link: _Link, group: Group) -> None:
-        data = group.data
+        """Send a group: by UDP what can go there, the rest on *link*."""
+        data, frames, size = group.data, group.frames, group.size
+        is_one_of_several = len(self._senders) > 1
         if self._udp is not None and self._udp.is_up(now := self._clock()):
-            data = self._udp.send(data, now)
-        if data:
-            link.stream.queue(data)
-            link.owes_poke = False
+            is_one_of_several = True
+            data, frames, size = self._udp.send(data, now)
         self._burst_count += group.frames
         self.counters.outbound_frames += group.frames
         self.counters.outbound_bytes += group.size
+        if is_one_of_several and link.stream.pending_bytes > _STUCK_BYTES:
+            self.counters.outbound_frames -= frames
+            self.counters.outbound_bytes -= size
+            self.counters.drop("backlog", frames)
+        elif data:
+            link.stream.queue(data)
+            link.owes_poke = False
         self._flush(link)
 
     def _flush(self, link: _Link) -> None:

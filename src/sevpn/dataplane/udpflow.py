@@ -23,7 +23,8 @@ import random
 import secrets
 import socket
 import struct
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
 
 from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.choice import LOOK_S, Choice, TcpSample, choose, read_sample
@@ -32,11 +33,11 @@ from sevpn.dataplane.path import is_compiled
 from sevpn.log import get_logger
 from sevpn.protocol.acceleration import IV_PREFIX_SIZE, Acceleration
 from sevpn.protocol.udpterms import Terms
-from sevpn.wire.accel import Rc4
+from sevpn.wire.accel import Rc4, rc4_of_library
 from sevpn.wire.block import FULL_BATCH, MAX_FRAME_SIZE, MIN_FRAME_SIZE
 from sevpn.wire.deflate import inflate_frame
 
-__all__ = ["State", "UdpFlow", "Wish"]
+__all__ = ["Rest", "State", "UdpFlow", "Wish", "choose_rc4"]
 
 log = get_logger(__name__)
 
@@ -60,6 +61,19 @@ docs/reference/protocol-data.md#poke."""
 _WORD: Final = struct.Struct("!I")
 _PATH_MTU: Final = struct.Struct("=60xI")
 """Where struct tcp_info has the MTU of the path."""
+
+
+class Rest(NamedTuple):
+    """What has to go by TCP of what was to be sent; a tuple, for there are thousands a second."""
+
+    data: bytes
+    """Whole batches."""
+
+    frames: int
+    """How many there are in them."""
+
+    size: int
+    """Their bytes."""
 
 
 class UdpFlow:
@@ -86,6 +100,8 @@ class UdpFlow:
         """Whether the last :meth:`receive` brought anything of the peer."""
         self.is_over = False
         """Whether the socket is closed."""
+        self._malformed = 0
+        self._refused = 0  # by sockets before this one
         self._socket = DatagramSocket(sock)
         self._terms = terms
         self._wish: Wish = wish
@@ -105,6 +121,20 @@ class UdpFlow:
         """The machine, once anything was said."""
         return self._machine
 
+    @property
+    def dropped_datagrams(self) -> dict[str, int]:
+        """Datagrams that were not taken, by reason; one that never happened is absent.
+
+        `foreign`, `stale` and `replayed` came from somebody else, too late, or twice;
+        `malformed` ones held no frame; `refused` ones had no room at the kernel's.
+        """
+        refused = self._refused + self._socket.dropped_count
+        counts: list[tuple[str, int]] = (
+            [] if self._machine is None else [*self._machine.dropped.items()]
+        )
+        counts += [("malformed", self._malformed), ("refused", refused)]
+        return {reason: count for reason, count in counts if count}
+
     # --- life ---
 
     def begin(self, now: float) -> bool:
@@ -118,7 +148,7 @@ class UdpFlow:
                 iv_prefix=secrets.token_bytes(IV_PREFIX_SIZE),
                 jitter=random.random,
                 now=now,
-                rc4=_fast_rc4(),
+                rc4=choose_rc4() if self.version == 1 else None,
             )
         if self.state == "off":
             self._change("probing", "nothing has come from the server by UDP yet")
@@ -131,6 +161,7 @@ class UdpFlow:
 
     def move(self, sock: socket.socket) -> None:
         """Go on with another socket: the session was taken up again, perhaps from elsewhere."""
+        self._refused += self._socket.dropped_count
         self._socket = DatagramSocket(sock)
         self._mtu = _DEFAULT_MTU
         if self._machine is not None:
@@ -168,23 +199,21 @@ class UdpFlow:
             return b""
         taken = machine.receive(datagrams, now)
         self.has_items = bool(taken)
-        frames = [
+        # Those without a frame are keep-alives.
+        whole = [
             inflate_frame(inner.frame) if inner.is_deflated else inner.frame
             for inner in taken
+            if inner.frame
         ]
         frames = [
-            frame for frame in frames if MIN_FRAME_SIZE <= len(frame) <= MAX_FRAME_SIZE
+            frame for frame in whole if MIN_FRAME_SIZE <= len(frame) <= MAX_FRAME_SIZE
         ]
+        self._malformed += len(whole) - len(frames)
         self.received_frames += len(frames)
         self._unanswered += len(frames)
         if self._unanswered >= _POKE_FRAMES:
             self._say([machine.seal(b"", now)])
-        return b"".join(
-            join_batch(part, list(map(len, part)))
-            for part in (
-                frames[at : at + FULL_BATCH] for at in range(0, len(frames), FULL_BATCH)
-            )
-        )
+        return _batches_of(frames)
 
     def discard(self) -> None:
         """Throw away what has come: a fault of the embedded server."""
@@ -207,8 +236,8 @@ class UdpFlow:
             self._change("probing", "the server was silent on UDP for too long")
         return False
 
-    def send(self, batches: bytes | memoryview, now: float) -> bytes:
-        """Send frames, and return batches of those that have to go by TCP.
+    def send(self, batches: bytes | memoryview, now: float) -> Rest:
+        """Send frames, and return those that have to go by TCP.
 
         Args:
             batches: Whole batches.
@@ -229,12 +258,7 @@ class UdpFlow:
                 self.end("the path takes no packet of 1280 bytes")
             self._mtu = _SMALLEST_MTU
         large += small[done:]
-        return b"".join(
-            join_batch(part, list(map(len, part)))
-            for part in (
-                large[at : at + FULL_BATCH] for at in range(0, len(large), FULL_BATCH)
-            )
-        )
+        return Rest(_batches_of(large), len(large), sum(map(len, large)))
 
     def _say(self, datagrams: list[bytes]) -> int:
         """Send to the peer; return how many left, or were lost for want of room."""
@@ -284,6 +308,8 @@ class UdpFlow:
             )
         sample = read_sample(tcp_info)
         before, self._sample = self._sample, sample
+        if sample is None and self._wish == "auto" and self.state == "off":
+            self.reason = "the kernel does not tell how TCP does (Linux 5.4 or newer would): --udp on needs no such word"
         if self._wish == "on" or sample is None or before is None:
             return
         was_wanted = self._choice.wants_udp
@@ -301,13 +327,17 @@ class UdpFlow:
         return now >= self._look_at and not self.is_over
 
 
-def _fast_rc4() -> Rc4 | None:
-    """Return the kernel's, where it is machine code: else the library's is faster by far."""
-    if not is_compiled():
-        return None
+def choose_rc4(library: Callable[[], Rc4 | None] = rc4_of_library) -> Rc4:
+    """Return the kernel's, where it is machine code: else the library's is faster by far, if it has one."""
     from sevpn.dataplane.kernel.rc4 import rc4  # noqa: PLC0415 - mostly nobody wants it
 
-    return rc4
+    return rc4 if is_compiled() else library() or rc4
+
+
+def _batches_of(frames: list[bytes]) -> bytes:
+    """Return *frames* in whole batches."""
+    parts = (frames[at : at + FULL_BATCH] for at in range(0, len(frames), FULL_BATCH))
+    return b"".join(join_batch(part, list(map(len, part))) for part in parts)
 
 
 def _frames_of(batches: bytes | memoryview) -> list[bytes]:

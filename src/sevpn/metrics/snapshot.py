@@ -94,6 +94,8 @@ class Udp(msgspec.Struct, frozen=True, kw_only=True):
     """Frames of this session that came by UDP."""
     outbound_frames: int = 0
     """Frames of this session that left by UDP."""
+    dropped_datagrams: dict[str, int] = {}
+    """Datagrams that were not taken, by reason; one that never happened is absent."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,7 +127,7 @@ class SessionUdp:
         """Send frames to the client, and return batches of those that have to go by TCP."""
         if self._faults.is_udp_lost:
             return b""
-        rest = self.flow.send(batches, self._clock())
+        rest = self.flow.send(batches, self._clock()).data
         if self.flow.is_over:
             self.end()
         return rest

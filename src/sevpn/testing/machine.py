@@ -315,15 +315,24 @@ class Machine:
         *,
         count: int = 10,
         wait_s: float = 1.0,
+        size: int = 0,
         netns: str | None = None,
     ) -> bool:
         """Whether *address*, an IPv4 one, answers one of *count* ICMP echoes, *wait_s* apart.
 
-        A late answer to an earlier one counts, too. With *netns* it is asked from a
-        namespace on this machine.
+        Each has *size* bytes of payload. A late answer to an earlier one counts, too.
+        With *netns* it is asked from a namespace on this machine.
         """
         place = () if netns is None else ("ip", "netns", "exec", netns)
-        ping = (sys.executable, "-c", _PING, address, str(count), f"{wait_s:g}")
+        ping = (
+            sys.executable,
+            "-c",
+            _PING,
+            address,
+            str(count),
+            f"{wait_s:g}",
+            str(size),
+        )
         return self.run(*place, *ping).code == 0
 
     def read(self, path: str) -> str:
@@ -382,13 +391,14 @@ class Machine:
 _PING: Final = """
 import socket, struct, sys, time
 address, count, wait_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+payload = bytes(int(sys.argv[4]))
 sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 for number in range(count):
     head = struct.pack("!BBHHH", 8, 0, 0, 77, number)
     total = sum(struct.unpack("!4H", head))
     check = ~(total + (total >> 16)) & 0xFFFF
     try:
-        sock.sendto(struct.pack("!BBHHH", 8, 0, check, 77, number), (address, 0))
+        sock.sendto(struct.pack("!BBHHH", 8, 0, check, 77, number) + payload, (address, 0))
     except OSError:
         time.sleep(wait_s)
         continue

@@ -21,6 +21,7 @@ from typing import Self
 
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.pump import Pump
+from sevpn.dataplane.udpflow import UdpFlow
 from sevpn.errors import SevpnError
 from sevpn.metrics.counters import Counters
 from sevpn.testing.memory import MemoryPort, MemoryStream, memory_stream
@@ -151,6 +152,7 @@ class PumpRig:
         buffer_bytes: int | None = None,
         may_receive: bool = True,
         is_compressed: bool = False,
+        udp: UdpFlow | None = None,
     ) -> FarEnd:
         """Begin a session and return its far end."""
         far = self._far_end(buffer_bytes)
@@ -161,6 +163,7 @@ class PumpRig:
                 timeout_s=timeout_s,
                 may_receive=may_receive,
                 is_compressed=is_compressed,
+                udp=udp,
             )
         except BaseException:
             far.stream.close(polite=False)

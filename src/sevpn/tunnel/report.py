@@ -559,6 +559,7 @@ def _udp(opened: OpenedSession, flow: UdpFlow | None) -> document.Udp:
         reason=flow.reason,
         inbound_frames=flow.received_frames,
         outbound_frames=flow.sent_frames,
+        dropped_datagrams=flow.dropped_datagrams,
     )
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "SealV2",
     "decode_inner",
     "encode_inner",
+    "rc4_of_library",
     "seal_of",
 ]
 
@@ -192,7 +193,7 @@ class SealV1:
         rc4: The cipher, called with a key and data; if omitted, the library's.
 
     Raises:
-        LocalProtocolError: The key has another size.
+        LocalProtocolError: The key has another size, or the library has no RC4.
     """
 
     iv_size = 20
@@ -201,7 +202,10 @@ class SealV1:
     def __init__(self, key: bytes, rc4: Rc4 | None = None) -> None:
         _check_key(key, _KEY_V1_SIZE)
         self._key = key
-        self._rc4 = _rc4_of_library() if rc4 is None else rc4
+        rc4 = rc4 or rc4_of_library()
+        if rc4 is None:
+            raise LocalProtocolError("the library has no RC4")
+        self._rc4 = rc4
 
     def __repr__(self) -> str:
         return "SealV1(***)"
@@ -226,14 +230,20 @@ class SealV1:
         return self._rc4(packet_key, data)
 
 
-def _rc4_of_library() -> Rc4:
+def rc4_of_library() -> Rc4 | None:
+    """Return the library's RC4; `None` where its OpenSSL came without the old ciphers."""
     # As for version 2. RC4 is what the protocol has; --udp-v1 has to ask for it.
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
 
     def apply(key: bytes, data: bytes) -> bytes:
         return Cipher(ARC4(key), None).encryptor().update(data)
 
+    try:
+        apply(bytes(20), b"")
+    except UnsupportedAlgorithm:
+        return None
     return apply
 
 
