@@ -16,7 +16,9 @@ import pytest
 
 from sevpn.errors import HostError
 from sevpn.net.host import Host, cleanup
+from sevpn.net.lock import Lock, locked_tunnels, unlock
 from sevpn.net.model import HostState, Resolver, Route
+from sevpn.net.nft import Nftables
 from sevpn.testing.sandbox import add_uplink, ip, mount, sandboxed
 from sevpn.wire.ethernet import MacAddress
 
@@ -29,11 +31,13 @@ import os, signal, sys, time
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from sevpn.net.host import Host
+from sevpn.net.lock import Lock
 from sevpn.net.model import HostState, Resolver, Route, Rule
 from sevpn.wire.ethernet import MacAddress
 
 folder, name, fatal_step, stay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stay"
 by_mark = sys.argv[5] == "mark"
+is_locked = sys.argv[6] == "lock"
 steps = 0
 
 def checkpoint(line):
@@ -45,7 +49,8 @@ def checkpoint(line):
 def route(destination):
     return Route(ip_network(destination), ip_address("10.0.0.1"), tap.name, 50)
 
-host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, checkpoint=checkpoint)
+lock = Lock("on", name, store=folder / "locks", checkpoint=checkpoint) if is_locked else None
+host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, lock=lock, checkpoint=checkpoint)
 host.recover()
 tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0" + name.encode()[:1]), 1500)
 host.pin_server([ip_address("203.0.113.7"), ip_address("203.0.113.8")])
@@ -91,6 +96,7 @@ class Life:
         fatal_step: int = 0,
         stay: bool = False,
         by_mark: bool = False,
+        is_locked: bool = False,
     ) -> None:
         words = [
             sys.executable,
@@ -101,6 +107,7 @@ class Life:
             str(fatal_step),
             "stay" if stay else "go",
             "mark" if by_mark else "host",
+            "lock" if is_locked else "free",
         ]
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -172,6 +179,80 @@ def test_a_kill_at_each_step_by_mark_is_undone_by_cleanup(tmp_path: Path) -> Non
         cleanup(tmp_path / "run", etc_dir=tmp_path)
         assert everything(tmp_path) == before, f"killed at step {step} of {total}"
         assert [setting.read_text() for setting in filters] == ["1\n", "1\n"]
+
+
+@sandboxed
+def test_a_kill_at_each_step_of_a_lock_leaves_it_where_unlock_finds_it(
+    tmp_path: Path,
+) -> None:
+    before = prepare(tmp_path)
+    store, nftables = tmp_path / "locks", Nftables()
+    total = int(Life(tmp_path, "plain", is_locked=True).end().split()[1])
+    assert locked_tunnels(nftables) == []
+    unlock([], nftables, store)
+    assert everything(tmp_path) == before
+
+    held = 0
+    for step in range(1, total + 1):
+        life = Life(tmp_path, "plain", fatal_step=step, is_locked=True)
+        life.end()
+        assert life.process.returncode == -signal.SIGKILL
+        cleanup(tmp_path / "run", etc_dir=tmp_path)
+        tables = locked_tunnels(nftables)
+        held += len(tables)
+        if tables:
+            free = Lock("off", "plain", store=store)
+            with pytest.raises(HostError, match="sevpn unlock"):
+                host_of(tmp_path, "plain", lock=free).recover()
+        unlock(tables, nftables, store)
+        assert locked_tunnels(nftables) == []
+        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
+    assert 6 < held < total, "most steps are taken behind the lock, not all"
+    nftables.close()
+
+
+def host_of(folder: Path, name: str, *, lock: Lock | None = None) -> Host:
+    return Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, lock=lock)
+
+
+@sandboxed
+def test_a_lock_that_is_auto_leaves_none_that_was_on_for_the_next_start(
+    tmp_path: Path,
+) -> None:
+    before = prepare(tmp_path)
+    store = tmp_path / "locks"
+    life = Life(tmp_path, "plain", is_locked=True, stay=True)
+    assert (store / "plain.nft").exists()
+    life.kill()
+
+    host = host_of(tmp_path, "plain", lock=Lock("auto", "plain", store=store))
+    host.recover()
+    assert not (store / "plain.nft").exists()
+    host.undo()
+
+    nftables = Nftables()
+    assert locked_tunnels(nftables) == []
+    unlock([], nftables, store)
+    nftables.close()
+    assert everything(tmp_path) == before
+
+
+@sandboxed
+def test_a_start_whose_journal_cannot_be_written_leaves_no_lock(
+    tmp_path: Path,
+) -> None:
+    before = prepare(tmp_path)
+    (tmp_path / "run" / "plain" / "journal.new").mkdir(parents=True)
+    lock = Lock("on", "plain", store=tmp_path / "locks")
+
+    with pytest.raises(HostError):
+        host_of(tmp_path, "plain", lock=lock).recover()
+
+    nftables = Nftables()
+    assert locked_tunnels(nftables) == []
+    nftables.close()
+    shutil.rmtree(tmp_path / "run")
+    assert everything(tmp_path) == before
 
 
 @sandboxed

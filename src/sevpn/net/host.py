@@ -249,8 +249,12 @@ class Host:
                 self._names.decide()
                 self._slot = self._free_slot()
                 self._gate.refuse_left_over()
-                self._hold()
                 self._write_journal()
+                try:
+                    self._hold()
+                except BaseException:
+                    self._journal.remove()
+                    raise
             except BaseException:
                 if self._tap is None:
                     self._netlink.close()

@@ -32,7 +32,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from pathlib import Path
@@ -64,6 +64,9 @@ LockMode: TypeAlias = Literal["off", "auto", "on"]
 """See the module."""
 
 _PREFIX: Final = "sevpn_"
+_STAGED: Final = ".new"
+"""Behind the name of a file that is about to replace the one without."""
+
 _MAX_STORED: Final = 1 << 20
 _MAX_ELEMENTS: Final = 4096
 _FAMILIES: Final[tuple[Family, ...]] = (4, 6)
@@ -221,6 +224,8 @@ class Lock:
         tunnel: The tunnel's name.
         store: Where the text is stored with `on`; `None`: nowhere.
         nftables: The packet filter.
+        checkpoint: Called before each step with a line about it, for tests that
+            crash there.
     """
 
     def __init__(
@@ -230,11 +235,13 @@ class Lock:
         *,
         store: Path | None = None,
         nftables: Nftables | None = None,
+        checkpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._mode = mode
         self._tunnel = tunnel
         self._store = store
         self._nftables = Nftables() if nftables is None else nftables
+        self._checkpoint = checkpoint
         self._held: Allowed | None = None
         self._listing: str | None = None
 
@@ -269,15 +276,21 @@ class Lock:
         text = ruleset(
             self._tunnel, allowed, is_owned=is_owned, is_there=is_owned and is_there
         )
+        self._checkpoint("stage the lock")
         staged = self._stage(text)
         try:
+            self._checkpoint("load the lock")
             self._nftables.run(text)
         except BaseException:
             if staged is not None:
                 staged.unlink(missing_ok=True)
             raise
         if staged is not None:
+            self._checkpoint("store the lock")
             self._put_in_place(staged, was_there=is_there)
+        if is_owned and self._store is not None:
+            # What an earlier run with `on` has stored would hold after a reboot.
+            _forget(self._store, self._tunnel, keeps_addresses=True)
         self._held = allowed
         self._listing = self._nftables.listing(name)
 
@@ -325,6 +338,7 @@ class Lock:
         if self._held is None:
             return
         name = table_name(self._tunnel)
+        self._checkpoint("lift the lock")
         if self._nftables.has_table(name):
             self._nftables.run(f"delete table inet {name}")
         self._held = self._listing = None
@@ -372,7 +386,7 @@ class Lock:
 def _write_beside(path: Path, text: str) -> Path:
     """Write *text* to the file that is to replace *path*, and return it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
+    new = path.with_name(path.name + _STAGED)
     try:
         with new.open("w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -387,19 +401,28 @@ def _write_beside(path: Path, text: str) -> Path:
 
 
 def _stored(store: Path | None) -> list[str]:
+    """Return the tunnels whose lock is stored, or was about to be when its process died."""
     if store is None:
         return []
     with contextlib.suppress(OSError):
-        return sorted(path.stem for path in store.glob("*.nft"))
+        names = [path.name.removesuffix(_STAGED) for path in store.glob("*.nft*")]
+        return sorted({name.removesuffix(".nft") for name in names})
     return []
 
 
-def _forget(store: Path, tunnel: str) -> None:
-    for ending in ("nft", "json"):
+def _forget(store: Path, tunnel: str, *, keeps_addresses: bool = False) -> bool:
+    """Delete what is stored of a lock, and say whether there was a text."""
+    found = False
+    for ending in ("nft", f"nft{_STAGED}"):
         with contextlib.suppress(OSError):
             (store / f"{tunnel}.{ending}").unlink()
+            found = True
+    if not keeps_addresses:
+        with contextlib.suppress(OSError):
+            (store / f"{tunnel}.json").unlink()
     with contextlib.suppress(OSError):
         store.rmdir()
+    return found
 
 
 # --- the addresses of names, for a start behind the lock -----------------------------
@@ -463,6 +486,6 @@ def unlock(
     for table in tables:
         nftables.run(f"delete table inet {table}")
         done.append(f"nft delete table inet {table}")
-    for name in _stored(store) if tunnel is None else [tunnel]:
-        _forget(store, name)
+    names = _stored(store) if tunnel is None else [tunnel]
+    done += [f"rm {store / name}.nft" for name in names if _forget(store, name)]
     return done

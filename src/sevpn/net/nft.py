@@ -118,8 +118,8 @@ class Nftables:
             library = ctypes.CDLL(self._name)
         except OSError as error:
             raise HostError(
-                f"this host has no packet filter for the lock ({self._name} cannot be loaded): install the package "
-                "nftables, or leave out --lock",
+                f"the packet filter cannot be used ({self._name} cannot be loaded), which --lock, --connmark and "
+                "`sevpn bypass` need: install the package nftables, or do without them",
                 operation="load-filter",
             ) from error
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]
