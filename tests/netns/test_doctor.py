@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -47,6 +48,43 @@ def test_a_host_that_is_well_has_no_problem(client: Client) -> None:
     } <= set(found)
     assert not [one for one in found.values() if one["level"] == "problem"]
     assert client.machine.snapshot() == before
+
+
+def test_a_lock_that_a_killed_tunnel_has_left_is_a_problem_and_that_of_a_living_one_is_none(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), "--lock", "on", password="secret") as tunnel:
+        _, found = examined(client)
+        assert found["lock"]["level"] == "ok"
+        tunnel.process.send_signal(signal.SIGKILL)
+        tunnel.process.wait()
+
+    code, found = examined(client)
+
+    assert code == 78
+    assert "sevpn_t" in found["lock"]["text"]
+    assert "sevpn unlock" in found["lock"]["fix"]
+    client.sevpn("unlock")
+    client.sevpn("cleanup")
+    assert examined(client)[0] == 0
+
+
+def test_a_host_without_a_packet_filter_is_told_what_it_cannot_have(
+    client: Client,
+) -> None:
+    library = client.machine.python(
+        "import ctypes; ctypes.CDLL('libnftables.so.1');"
+        "print([l.split()[-1] for l in open('/proc/self/maps') if 'libnftables' in l][0])"
+    ).strip()
+    client.machine.sh(f"mount --bind /dev/null {library}")
+    try:
+        code, found = examined(client)
+    finally:
+        client.machine.sh(f"umount {library}")
+
+    assert code == 0
+    assert found["nft"]["level"] == "note"
+    assert "libnftables" in found["nft"]["text"]
 
 
 def test_each_step_of_a_login_is_shown_and_nothing_stays(

@@ -16,15 +16,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
+from sevpn.errors import HostError
 from sevpn.net.dns.detect import Choice
+from sevpn.net.lock import locked_tunnels, table_name
 from sevpn.net.model import Found, is_default
+from sevpn.net.nft import Nftables
 
 __all__ = ["Finding", "HostFacts", "Level", "Vpn", "judge", "look_at"]
 
@@ -33,7 +35,6 @@ Level = Literal["ok", "note", "problem", "skipped"]
 
 _CAP_NET_ADMIN: Final = 12
 _TUN: Final = Path("/dev/net/tun")
-_NFT_S: Final = 5.0
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """No machine that runs this can be at an earlier time."""
 
@@ -98,8 +99,11 @@ class HostFacts:
     strict_rp_filter: tuple[str, ...]
     """Uplinks whose reverse-path filter is strict."""
 
-    nft: str | None
-    """What `nft --version` says; `None`: there is none that works."""
+    filter_error: str | None
+    """Why the packet filter cannot be used; `None`: it can."""
+
+    locks: tuple[str, ...]
+    """Tables of locks that no running tunnel holds."""
 
     dns: Choice | str
     """How name servers would be set, or why they cannot be."""
@@ -140,7 +144,8 @@ def judge(facts: HostFacts, *, metric: int, wants_names: bool) -> tuple[Finding,
         _rivals(facts, metric),
         _vpns(facts),
         _names(facts, wants_names=wants_names),
-        _nft(facts),
+        _packet_filter(facts),
+        _lock(facts),
         _tunnels(facts),
     )
 
@@ -287,14 +292,25 @@ def _names(facts: HostFacts, *, wants_names: bool) -> Finding:
     )
 
 
-def _nft(facts: HostFacts) -> Finding:
-    if facts.nft is not None:
-        return Finding("nft", "ok", facts.nft)
+def _packet_filter(facts: HostFacts) -> Finding:
+    if facts.filter_error is None:
+        return Finding("nft", "ok", "the packet filter can be used")
     return Finding(
         "nft",
         "note",
-        "there is no nft that works: what needs a firewall table will be refused",
-        "install nftables, if the lock is wanted",
+        facts.filter_error,
+        "install nftables and run this as root, if --lock, --connmark or bypass are wanted",
+    )
+
+
+def _lock(facts: HostFacts) -> Finding:
+    if not facts.locks:
+        return Finding("lock", "ok", "no lock holds but those of running tunnels")
+    return Finding(
+        "lock",
+        "problem",
+        f"a lock holds whose tunnel does not run ({', '.join(facts.locks)}): nothing leaves this host but what it allows",
+        "start that tunnel again, or lift the lock with `sevpn unlock`",
     )
 
 
@@ -325,7 +341,7 @@ def look_at(
     now: datetime,
     proc: Path = Path("/proc"),
     tun: Path = _TUN,
-    run: Callable[[list[str]], str | None] | None = None,
+    nftables: Nftables | None = None,
 ) -> HostFacts:
     """Look at this host.
 
@@ -337,18 +353,21 @@ def look_at(
         now: The time.
         proc: Where the kernel tells of processes and settings.
         tun: The device.
-        run: Runs a program and returns its first line; `None` if it fails.
+        nftables: The packet filter.
     """
+    running = tuple(running)
+    filter_error, locks = _locks(Nftables() if nftables is None else nftables, running)
     return HostFacts(
         found=found,
         tun_error=_open_error(tun),
         has_net_admin=_has_net_admin(proc / "self/status"),
         is_root=os.geteuid() == 0,
         strict_rp_filter=_strict(proc / "sys/net/ipv4/conf", found),
-        nft=(run or _first_line)(["nft", "--version"]),
+        filter_error=filter_error,
+        locks=locks,
         dns=dns,
         vpns=tuple(_other_vpns(found)),
-        running=tuple(running),
+        running=running,
         dead=tuple(dead),
         now=now,
         is_ntp_synchronized=_is_synchronized(),
@@ -405,20 +424,18 @@ def _other_vpns(found: Found) -> Iterable[Vpn]:
             yield Vpn(link.name, kind, has_default=link.name in defaults)
 
 
-def _first_line(argv: list[str]) -> str | None:
+def _locks(
+    nftables: Nftables, running: Iterable[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return why the packet filter cannot be used, or the locks that nobody holds."""
     try:
-        done = subprocess.run(
-            argv,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_NFT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return lines[0][:100] if lines else None
+        tables = locked_tunnels(nftables)
+    except HostError as error:
+        return str(error), ()
+    finally:
+        nftables.close()
+    held = {table_name(tunnel) for tunnel in running}
+    return None, tuple(table for table in tables if table not in held)
 
 
 def _is_synchronized() -> bool | None:
