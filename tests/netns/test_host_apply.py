@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from sevpn.errors import HostError
 from sevpn.net.host import Host, cleanup
 from sevpn.net.model import HostState, Resolver, Route, Rule
+from sevpn.net.nlsocket import KernelRefusedError
 from sevpn.net.rtnetlink import Netlink
 from sevpn.net.tap import Tap
 from sevpn.testing.sandbox import add_uplink, ip, ip_json, sandboxed
@@ -494,9 +496,8 @@ class WithoutRules(Netlink):
     """A kernel that was built without policy routing."""
 
     def add_rule(self, rule: Rule) -> None:
-        raise HostError(
-            f"cannot add the rule {rule}: Operation not supported", operation="add-rule"
-        )
+        refused = KernelRefusedError(errno.EOPNOTSUPP, "Operation not supported")
+        raise refused.translated(f"add the rule {rule}", "add-rule")
 
 
 @sandboxed
@@ -509,7 +510,9 @@ def test_a_kernel_without_policy_routing_is_told_and_all_taken_back(
     host._netlink.close()
     host._netlink = WithoutRules()
 
-    with pytest.raises(HostError, match=r"pref 9002 .* Operation not supported"):
+    with pytest.raises(
+        HostError, match=r"pref 9002 .*no policy routing .*leave out --route-mode mark"
+    ):
         host.apply(in_own_table(host))
 
     assert ip("route show table all proto 224 dev sevpn0") == ""

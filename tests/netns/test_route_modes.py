@@ -456,3 +456,60 @@ def test_a_subnet_that_contains_the_servers_own_address_leads_no_packet_in_circl
         assert inner["dev"] == "sevpn0"
         tunnel.stop()
     assert host(client.machine) == before
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_a_lease_whose_subnet_contains_the_server_is_told_and_the_tunnel_works(
+    network: Network,
+    places: None,  # noqa: ARG001
+    client: Client,
+    mode: str,
+) -> None:
+    before = host(client.machine)
+    server = server_that_leases(network, "203.0.113.50")
+
+    with client.up(*login(server), "--route-mode", mode, password="secret") as tunnel:
+        assert tunnel.status()["lease"]["address"] == "203.0.113.50/24"
+        (warning,) = tunnel.status()["warnings"]
+        assert f"contains the address of the server, {SERVER}" in warning
+        assert client.machine.pings("203.0.113.254")
+        client.sevpn("reconnect", "t")
+        eventually(
+            lambda: tunnel.status()["counters"]["reconnects"] == 1, what="another login"
+        )
+        tunnel.wait("connected")
+    server.stop()
+    assert host(client.machine) == before
+
+
+def test_a_lease_of_the_servers_own_address_is_refused(
+    network: Network,
+    places: None,  # noqa: ARG001
+    client: Client,
+) -> None:
+    before = host(client.machine)
+    server = server_that_leases(network, SERVER)
+
+    done = client.sevpn(
+        *("up", *login(server), "--once"), env={"SEVPN_PASSWORD": "secret"}
+    )
+    chosen = client.sevpn(
+        *("up", *login(server), "--no-dhcp", "--address", f"{SERVER}/24", "--once"),
+        env={"SEVPN_PASSWORD": "secret"},
+    )
+    server.stop()
+
+    assert done.code == 75
+    assert f"{SERVER} is the address of the server itself" in done.err
+    assert chosen.code == 65
+    assert "choose another --address" in chosen.err
+    assert host(client.machine) == before
+
+
+def server_that_leases(network: Network, address: str) -> EmbeddedServer:
+    """A server whose hub gives away *address*, of the subnet that it is dialled in."""
+    return EmbeddedServer(
+        network.server,
+        hub="gateway=IPv4Interface('203.0.113.254/24'),",
+        dhcp=f"first=IPv4Address({address!r}), last=IPv4Address({address!r})",
+    )

@@ -99,10 +99,17 @@ class KernelRefusedError(Exception):
                 f"no permission to {what}: run sevpn with sudo, or give it the capability CAP_NET_ADMIN",
                 operation=operation,
             )
-        return HostError(f"cannot {what}: {self._explained()}", operation=operation)
+        return HostError(
+            f"cannot {what}: {self._explained(operation)}", operation=operation
+        )
 
-    def _explained(self) -> str:
+    def _explained(self, operation: str) -> str:
         match self.number:
+            case errno.EOPNOTSUPP | errno.EAFNOSUPPORT if operation == "add-rule":
+                return (
+                    f"this kernel has no policy routing ({self}): leave out --route-mode mark, --lock, "
+                    "--policy-route-table and --ipv6 block"
+                )
             case errno.ENETUNREACH | errno.EHOSTUNREACH:
                 return (
                     f"{self}; its gateway is not reachable from here (see `ip route`)"

@@ -18,6 +18,7 @@ from sevpn.net.dns.detect import Choice
 from sevpn.net.marks import Marks
 from sevpn.net.model import (
     DEFAULT_V4,
+    DEFAULT_V6,
     RTPROTO,
     Address,
     Found,
@@ -36,9 +37,15 @@ from sevpn.net.plan import (
     plan_pins,
     with_half_defaults,
 )
-from sevpn.net.routing import Inside, arrange
+from sevpn.net.routing import Arranged, Inside, arrange
 from sevpn.net.strictness import LOOSE
-from sevpn.net.wanted import DEFAULT_MTU, networks_of, wanted_state, wishes_of
+from sevpn.net.wanted import (
+    DEFAULT_MTU,
+    networks_of,
+    rejects_ipv6,
+    wanted_state,
+    wishes_of,
+)
 
 if TYPE_CHECKING:
     from sevpn.config.profile import Settings
@@ -185,19 +192,24 @@ def _arranged(
     into: list[Network] = [*included]
     if settings.accept_default_gateway:
         into.append(DEFAULT_V4)
-    arranged = arrange(
-        wishes_of(settings, rejects_ipv6=settings.ipv6 == "block"),
-        Inside(
-            device=device,
-            addresses=(),
-            routes=tuple(Route(net, None, device, settings.metric) for net in into),
-            excluded=networks_of(settings.exclude, resolved),
-            routers=(),
-            metric=settings.metric,
-        ),
-        found=found,
-        marks=marks,
-    )
+
+    def arranged_for(into: Sequence[Network], *, rejects: bool) -> Arranged:
+        return arrange(
+            wishes_of(settings, rejects_ipv6=rejects),
+            Inside(
+                device=device,
+                addresses=(),
+                routes=tuple(Route(net, None, device, settings.metric) for net in into),
+                excluded=networks_of(settings.exclude, resolved),
+                routers=(),
+                metric=settings.metric,
+            ),
+            found=found,
+            marks=marks,
+        )
+
+    rejects = rejects_ipv6(settings, has_default=False)
+    arranged = arranged_for(into, rejects=rejects)
     lines = [
         AddRoute(route).describe()
         for route in arranged.routes
@@ -217,7 +229,16 @@ def _arranged(
             lines.append(
                 f"ip rule add pref {marks.preference} from all fwmark {marks.reply:#x} lookup {number} protocol {RTPROTO}"
             )
-    return lines + [AddRule(rule).describe() for rule in arranged.rules]
+    lines += [AddRule(rule).describe() for rule in arranged.rules]
+    if not rejects or settings.ipv6 == "block":
+        return lines
+    with_ipv6 = arranged_for([*into, DEFAULT_V6], rejects=False)
+    in_any_case = {AddRoute(route).describe() for route in with_ipv6.routes}
+    in_any_case |= {AddRule(rule).describe() for rule in with_ipv6.rules}
+    refusal = {AddRoute(route).describe() for route in arranged.routes}
+    refusal |= {AddRule(rule).describe() for rule in arranged.rules}
+    note = "    (unless the hub has IPv6)"
+    return [line + note * (line in refusal - in_any_case) for line in lines]
 
 
 def _ip(network: Network) -> str:

@@ -24,11 +24,12 @@ Source: RFC 2132, RFC 3442; docs/reference/profile.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
 from typing import TYPE_CHECKING, Final
 
+from sevpn.errors import ConfigError, LeaseError
 from sevpn.net.dns.file import MAX_SERVERS
 from sevpn.net.marks import Marks
 from sevpn.net.model import (
@@ -58,6 +59,7 @@ __all__ = [
     "Wanted",
     "bridged_state",
     "networks_of",
+    "rejects_ipv6",
     "wanted_state",
     "wishes_of",
 ]
@@ -140,6 +142,7 @@ def wanted_state(
     marks: Marks = _FIRST,
     resolved: Mapping[str, Sequence[Address]] = _NOTHING,
     ipv6: Ipv6Settings = _NO_IPV6,
+    servers: Collection[Address] = (),
 ) -> Wanted:
     """Return the state that *settings* and *lease* ask for.
 
@@ -152,6 +155,11 @@ def wanted_state(
         marks: The tunnel's numbers.
         resolved: The addresses of the names among what is included and excluded.
         ipv6: What the hub's routers offer.
+        servers: The addresses that the tunnel itself dials from where its interface is.
+
+    Raises:
+        LeaseError: The lease gives this host the address of such a server.
+        ConfigError: The settings do.
     """
     own: tuple[Interface, ...] = (
         (lease.address,) if lease is not None else settings.address
@@ -163,6 +171,7 @@ def wanted_state(
         settings, lease, device, found, addresses, names_way, resolved, ipv6
     )
     _warn_overlap(context)
+    _look_for_servers(context, servers)
     default, router = _choose_gateway(context)
     routers = _routers(settings, router, ipv6.router)
     routes = (
@@ -172,7 +181,13 @@ def wanted_state(
         *default,
     )
     arranged = arrange(
-        wishes_of(settings, rejects_ipv6=_rejects_ipv6(settings, routes)),
+        wishes_of(
+            settings,
+            rejects_ipv6=rejects_ipv6(
+                settings,
+                has_default=any(route.destination == DEFAULT_V6 for route in routes),
+            ),
+        ),
         Inside(
             device=device,
             addresses=addresses,
@@ -257,6 +272,24 @@ def _warn_overlap(context: _Context) -> None:
                 context.warn(
                     f"the subnet in the tunnel, {address.network}, overlaps with {found.interface.network} of "
                     f"{found.device}: hosts in both are reached on one side only; change one of the networks"
+                )
+
+
+def _look_for_servers(context: _Context, servers: Collection[Address]) -> None:
+    """Refuse the address of a server that is dialled, and tell of one in the subnet."""
+    for address in context.addresses:
+        for server in servers:
+            if address.ip == server:
+                what = f"{server} is the address of the server itself, which could not be reached any more"
+                if context.lease is None:
+                    raise ConfigError(f"{what}: choose another --address")
+                raise LeaseError(
+                    f"{what}: the hub's DHCP server must not give it away; tell its administrator"
+                )
+            if server in address.network and not address.ip.is_link_local:
+                context.warn(
+                    f"the subnet in the tunnel, {address.network}, contains the address of the server, {server}: "
+                    "that one is reached outside the tunnel, and a host of the hub with the same address is not"
                 )
 
 
@@ -523,11 +556,15 @@ def _offered_in_ipv6(context: _Context) -> list[Route]:
     return routes
 
 
-def _rejects_ipv6(settings: Settings, routes: Iterable[Route]) -> bool:
-    """Whether IPv6 past the tunnel would be a leak, or is not wanted at all."""
+def rejects_ipv6(settings: Settings, *, has_default: bool) -> bool:
+    """Whether IPv6 past the tunnel would be a leak, or is not wanted at all.
+
+    Args:
+        settings: What the user wants.
+        has_default: Whether the hub's routers offer a default route.
+    """
     if settings.ipv6 == "block":
         return True
-    has_default = any(route.destination == DEFAULT_V6 for route in routes)
     return (
         settings.ipv6 == "auto" and settings.accept_default_gateway and not has_default
     )

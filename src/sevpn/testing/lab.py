@@ -302,9 +302,7 @@ async def main():
             User(name="alice", password=StoredPassword(Secret("secret"))),
             User(name="guest", auth="anonymous"),
         ),
-        gateway=IPv4Interface("10.77.0.254/24"),
-        dhcp=DhcpConfig({dhcp}),
-        {hub}
+        **(dict(gateway=IPv4Interface("10.77.0.254/24"), dhcp=DhcpConfig({dhcp})) | dict({hub})),
     )
     server = Server(ServerConfig(**(dict(listen=("0.0.0.0:443",), hubs=(hub,)) | dict({config}))))
     faults = server.faults

@@ -645,6 +645,7 @@ class Supervisor:
             marks=self._host.marks,
             resolved=self._places.known,
             ipv6=Ipv6Settings() if self._inside is None else self._inside.ipv6,
+            servers=() if self._host.is_apart else self._addresses,
         )
 
     @property

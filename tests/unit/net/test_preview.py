@@ -70,6 +70,29 @@ def test_with_all_options_nothing_stays() -> None:
     assert shown.unchanged == ()
 
 
+def test_a_full_tunnel_shows_that_ipv6_may_be_refused_and_when() -> None:
+    auto = show(accept_default_gateway=True, ipv6="auto").changes
+    block = show(accept_default_gateway=True, ipv6="block").changes
+    off = show(accept_default_gateway=True).changes
+
+    refused = [line for line in block if line not in off]
+    assert any("unreachable" in line for line in refused)
+    assert any("ip -6 rule add" in line for line in refused)
+    note = "    (unless the hub has IPv6)"
+    assert auto == tuple(line + note * (line in refused) for line in block)
+
+
+def test_by_mark_only_the_refusal_depends_on_the_hub() -> None:
+    shown = show(accept_default_gateway=True, ipv6="auto", lock="on").changes
+
+    noted = [line for line in shown if line.endswith("(unless the hub has IPv6)")]
+    assert [line.split(" table ")[0] for line in noted] == [
+        "ip -6 route add throw fe80::/10",
+        "ip -6 route add unreachable default",
+    ]
+    assert any(line.startswith("ip -6 rule add") for line in shown)
+
+
 def test_connections_that_are_marked_show_their_rules() -> None:
     shown = show(policy_route_table=77, connmark=True).changes
 
