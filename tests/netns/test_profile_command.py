@@ -192,3 +192,77 @@ def test_secrets_can_be_left_out_of_an_export(client: Client) -> None:
     assert "byte EncryptedPassword A/YHkB9eAz25" in told.out
     assert "byte EncryptedPassword $" in kept.out
     assert "will ask for it" in kept.err
+
+
+def configuration(*accounts: str) -> str:
+    """The official client's whole configuration."""
+    folders = "".join(
+        account.strip().replace("declare root", f"declare Account{number}", 1) + "\n"
+        for number, account in enumerate(accounts)
+    )
+    return f"declare root\n{{\ndeclare AccountDatabase\n{{\n{folders}}}\n}}\n"
+
+
+def test_one_odd_account_does_not_keep_the_others_away(client: Client) -> None:
+    card = ACCOUNT.replace("AuthType 2", "AuthType 4").replace("Office", "Card")
+    bad = ACCOUNT.replace("vpn.example.net", "a..b").replace("Office", "Bad")
+    client.machine.write("/run/all.config", configuration(card, ACCOUNT, bad, ACCOUNT))
+
+    done = profile(client, "import", "/run/all.config", code=65)
+
+    assert "'Card VPN' was not imported: it logs in with a smart card" in done.out
+    assert "'Bad VPN' was not imported" in done.out
+    assert "Office-VPN-2: saved as" in done.out
+    assert "2 of 4 accounts could not be imported ('Card VPN', 'Bad VPN')" in done.err
+    assert set(client.machine.sh(f"ls -A {PROFILES}").split()) == {
+        f"Office-VPN{number}.{suffix}"
+        for number in ("", "-2")
+        for suffix in ("imported-password", "toml", "vpn-rest")
+    }
+
+
+def test_a_profile_that_is_there_keeps_away_its_own_account_only(
+    client: Client,
+) -> None:
+    profile(client, "add", "Office-VPN", "other.example")
+    second = ACCOUNT.replace("Office", "Second")
+    client.machine.write("/run/all.config", configuration(ACCOUNT, second))
+
+    done = client.sevpn("profile", "import", "/run/all.config", "--json")
+    told, error = map(json.loads, done.out.splitlines())
+
+    assert done.code == error["exit_code"] == 65
+    assert [one["profile"] for one in told["imported"]] == ["Second-VPN"]
+    assert [one["account"] for one in told["refused"]] == ["Office VPN"]
+    assert "--replace" in told["refused"][0]["reason"]
+    assert "other.example" in profile(client, "show", "Office-VPN").out
+    assert "Office-VPN.imported-password" not in client.machine.sh(f"ls {PROFILES}")
+
+
+def test_an_account_without_its_user_connects_when_he_is_named(client: Client) -> None:
+    client.machine.write("/run/office.vpn", ACCOUNT.replace("alice", "$"))
+
+    done = profile(client, "import", "/run/office.vpn")
+
+    assert "give --user to `sevpn up`" in done.out
+    assert "(no user yet)" in profile(client, "list").out
+    assert "add 'user'" in client.sevpn("up", "Office-VPN").err
+
+
+def test_secrets_of_a_profile_that_was_replaced_do_not_stay(client: Client) -> None:
+    client.machine.write("/run/office.vpn", ACCOUNT)
+    profile(client, "import", "/run/office.vpn")
+
+    profile(client, "add", "Office-VPN", "vpn.example", "--replace")
+
+    assert client.machine.sh(f"ls {PROFILES}").split() == ["Office-VPN.toml"]
+
+
+def test_a_profile_that_cannot_be_written_leaves_no_secret(client: Client) -> None:
+    client.machine.write("/run/office.vpn", ACCOUNT)
+    client.machine.sh(f"mkdir -p {PROFILES}/Office-VPN.toml")
+
+    done = profile(client, "import", "/run/office.vpn", "--replace", code=65)
+
+    assert f"cannot write {PROFILES}/Office-VPN.toml" in done.err
+    assert client.machine.sh(f"ls -A {PROFILES}").split() == ["Office-VPN.toml"]

@@ -14,6 +14,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from getpass import getpass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,8 @@ from sevpn.config.profile import (
 from sevpn.config.secret import PasswordHash, Prompt, Reference, Secret, resolve
 from sevpn.config.store import (
     REST,
+    PlannedProfile,
+    plan_profile,
     remove_profile,
     replace_profile,
     settings_of_keys,
@@ -44,10 +47,11 @@ from sevpn.config.store import (
 from sevpn.config.target import parse_target
 from sevpn.config.vpnfile import (
     ExportSecrets,
-    Imported,
     account_folders,
     export_account,
     import_account,
+    name_accounts,
+    profile_name,
 )
 from sevpn.errors import ConfigError
 from sevpn.protocol.credentials import Password
@@ -142,7 +146,13 @@ def list_profiles(output: Output) -> None:
             settings = load_profile(profile_path(name, paths))
         except ConfigError as error:
             rows.append(
-                {"name": name, "target": None, "user": None, "error": str(error)}
+                {
+                    "name": name,
+                    "target": None,
+                    "user": None,
+                    "login": None,
+                    "error": str(error),
+                }
             )
         else:
             rows.append(
@@ -150,17 +160,23 @@ def list_profiles(output: Output) -> None:
                     "name": name,
                     "target": str(settings.target),
                     "user": settings.user,
+                    "login": settings.login,
                     "error": None,
                 }
             )
     width = max((len(str(row["name"])) for row in rows), default=0)
     lines = [
-        f"{row['name']:<{width}}  "
-        + (row["error"] or f"{row['target']}  {row['user'] or '(anonymous)'}")
+        f"{row['name']:<{width}}  " + (row["error"] or f"{row['target']}  {_who(row)}")
         for row in rows
     ]
     output.answer(
         {"profiles": rows}, "\n".join(lines) or f"no profiles in {paths.profiles_dir}"
+    )
+
+
+def _who(row: Mapping[str, str | None]) -> str:
+    return row["user"] or (
+        "(anonymous)" if row["login"] == "anonymous" else "(no user yet)"
     )
 
 
@@ -245,45 +261,112 @@ def import_file(output: Output, file: Path, name: str | None, replace: bool) -> 
     the profile; what has no meaning here is kept for `profile export`.
     """
     paths = _paths()
-    imported = _read_accounts(file, name)
-    answers: list[dict[str, object]] = []
-    lines: list[str] = []
-    for one in imported:
-        files = write_profile(
+    attempts = _plan_accounts(file, name, paths, replace=replace)
+    for one in attempts:
+        one.write()
+    refused = [one for one in attempts if one.refusal]
+    if refused and len(attempts) == 1:
+        raise ConfigError(f"{file} {refused[0].refusal}")
+    output.answer(
+        {
+            "imported": [one.answer() for one in attempts if not one.refusal],
+            "refused": [
+                {"account": one.label, "reason": one.refusal} for one in refused
+            ],
+        },
+        "\n".join(line for one in attempts for line in one.lines()),
+    )
+    if refused:
+        raise ConfigError(
+            f"{file}: {len(refused)} of {len(attempts)} accounts could not be imported "
+            f"({', '.join(repr(one.label)[:70] for one in refused[:8])}): the reason is said with each"
+        )
+
+
+@dataclass
+class _Attempt:
+    """An account on its way to a profile: refused as soon as there is a refusal."""
+
+    label: str
+    name: str
+    is_renamed: bool = False
+    planned: PlannedProfile | None = None
+    files: list[Path] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+    def write(self) -> None:
+        if self.planned is not None:
+            try:
+                self.files = self.planned.write()
+            except ConfigError as error:
+                self.refusal = f"is not imported: {error}"
+
+    def answer(self) -> dict[str, object]:
+        return {
+            "profile": self.name,
+            "files": [str(path) for path in self.files],
+            "notices": self.notices,
+        }
+
+    def lines(self) -> list[str]:
+        if self.refusal:
+            return [f"{self.label!r} was not imported: it {self.refusal}"]
+        return [
+            f"{self.name}: saved as {self.files[-1]}",
+            *(f"  {notice}" for notice in self.notices),
+        ]
+
+
+def _plan_accounts(
+    file: Path, name: str | None, paths: Paths, *, replace: bool
+) -> list[_Attempt]:
+    """Look at all accounts before one is written."""
+    try:
+        accounts = account_folders(read_text(_read_bounded(file)))
+    except ConfigError as error:
+        raise ConfigError(f"{file} {error}") from None
+    if name is not None and len(accounts) > 1:
+        raise ConfigError(f"{file} has {len(accounts)} accounts: leave out --name")
+    return [
+        _plan_account(
+            account,
+            _Attempt(
+                label, name or own, is_renamed=not name and own != profile_name(label)
+            ),
+            paths,
+            replace=replace,
+        )
+        for account, (label, own) in zip(accounts, name_accounts(accounts), strict=True)
+    ]
+
+
+def _plan_account(
+    account: Folder, attempt: _Attempt, paths: Paths, *, replace: bool
+) -> _Attempt:
+    try:
+        one = import_account(account, name=attempt.name)
+    except ConfigError as error:
+        attempt.refusal = str(error)
+        return attempt
+    attempt.notices = list(one.notices)
+    if attempt.is_renamed:
+        attempt.notices.append(
+            f"another account of the file has the same name as a profile: this is {attempt.label!r}"
+        )
+    try:
+        attempt.planned = plan_profile(
             paths,
             one.name,
             one.keys,
             secrets=one.secrets,
             rest=write_text(one.rest, comment="Kept from an import, for an export."),
             replace=replace,
+            may_lack_user=True,
         )
-        answers.append(
-            {
-                "profile": one.name,
-                "files": [str(path) for path in files],
-                "notices": list(one.notices),
-            }
-        )
-        lines.append(f"{one.name}: saved as {files[-1]}")
-        lines += [f"  {notice}" for notice in one.notices]
-    output.answer({"imported": answers}, "\n".join(lines))
-
-
-def _read_accounts(file: Path, name: str | None) -> list[Imported]:
-    try:
-        accounts = account_folders(read_text(_read_bounded(file)))
-        imported = [import_account(account, name=name) for account in accounts]
     except ConfigError as error:
-        raise ConfigError(f"{file} {error}") from None
-    if name is not None and len(accounts) > 1:
-        raise ConfigError(f"{file} has {len(accounts)} accounts: leave out --name")
-    names = [one.name for one in imported]
-    twice = sorted({one for one in names if names.count(one) > 1})
-    if twice:
-        raise ConfigError(
-            f"{file} has several accounts that would become the profile {twice[0]!r}: export them one by one"
-        )
-    return imported
+        attempt.refusal = f"makes no profile: {error}"
+    return attempt
 
 
 def _read_bounded(file: Path) -> bytes:
@@ -375,6 +458,7 @@ def _secrets_of(settings: Settings, output: Output) -> ExportSecrets:
         certificate=certificate,
         key=key,
         proxy_password=told if isinstance(told, Secret) else None,
+        has_kept=True,
     )
 
 

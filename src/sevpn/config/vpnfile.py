@@ -20,12 +20,13 @@ import base64
 import hashlib
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sevpn.config.cfgtext import Folder, Number64, Value
 from sevpn.config.obscure import obscure, reveal
+from sevpn.config.proxy import ProxyAddress
 from sevpn.config.savedsecret import IMPORTED
 from sevpn.config.secret import HASH_SIZE, Secret
 from sevpn.config.target import MAX_NAME_SIZE
@@ -40,6 +41,7 @@ __all__ = [
     "account_folders",
     "export_account",
     "import_account",
+    "name_accounts",
     "profile_name",
 ]
 
@@ -52,6 +54,9 @@ _PROXIES: Final = {1: "http", 2: "socks4", 3: "socks5"}
 
 _NO_HASH: Final = bytes(HASH_SIZE)
 """Stands for a password that was not saved."""
+
+_TCP_HINTS: Final = frozenset({"tcp", "disable", "disabled", "no", "none"})
+"""What stands behind a server's name to keep the official client from going through NATs."""
 
 _UNBOUND: Final = frozenset({"", "::", "0.0.0.0"})  # noqa: S104 - a value of a file
 
@@ -110,6 +115,9 @@ class ExportSecrets:
     proxy_password: Secret | None = None
     """For a proxy that knows us."""
 
+    has_kept: bool = False
+    """Whether secrets that the profile has no key for, and an import kept, are told, too."""
+
 
 def account_folders(root: Folder) -> list[Folder]:
     """Return the accounts of a file: the one of an export, or all of a client's own configuration.
@@ -135,6 +143,34 @@ def profile_name(text: str) -> str:
     return plain or "imported"
 
 
+def name_accounts(accounts: Sequence[Folder]) -> list[tuple[str, str]]:
+    """Return of each account what it is called, and the name of its profile, unlike all others.
+
+    The first of several that would bear one name has it; a number follows it for the others.
+    """
+    labels = [_label_of(account) for account in accounts]
+    natural = [profile_name(label) for label in labels]
+    taken: set[str] = set()
+    names: list[str] = []
+    for name in natural:
+        number, free = 1, name
+        while free in taken or (number > 1 and free in natural):
+            number += 1
+            free = f"{name[: MAX_NAME_SIZE - 1 - len(str(number))]}-{number}"
+        taken.add(free)
+        names.append(free)
+    return list(zip(labels, names, strict=True))
+
+
+def _label_of(account: Folder) -> str:
+    option = account.folder("ClientOption") or Folder()
+    for name in ("AccountName", "Hostname"):
+        found = option.values.get(name.lower())
+        if found is not None and isinstance(found[1], str) and found[1]:
+            return found[1]
+    return ""
+
+
 # --- import ------------------------------------------------------------------
 
 
@@ -148,8 +184,7 @@ class _Reading:
                 "has an account without ClientOption or ClientAuth: it was cut"
             )
         self.account, self.option, self.auth = account, option, auth
-        label = self.text("AccountName", remove=False)
-        self.name = name or profile_name(label or self.text("Hostname", remove=False))
+        self.name = name or profile_name(_label_of(account))
         self.keys: dict[str, object] = {}
         self.secrets: dict[str, Secret] = {}
         self.notices: list[str] = []
@@ -224,6 +259,11 @@ def _read_target(reading: _Reading) -> None:
         raise ConfigError("has an account without a server")
     if hint:
         reading.option.set("Hostname", f"/{hint}")
+        if hint.lower() not in _TCP_HINTS:
+            reading.note(
+                f"the account names a way to its server through NATs (the hint {hint[:64]!r} behind its name), "
+                "which sevpn does not go: it is kept for an export, and TCP to the server itself is used"
+            )
     reading.keys["host"] = host.removeprefix("[").removesuffix("]")
     reading.keys["port"] = reading.number("Port", 443)
     hub = reading.text("HubName")
@@ -242,12 +282,17 @@ def _read_login(reading: _Reading) -> None:
     if isinstance(user, str) and user:
         reading.keys["user"] = user
     elif kind != _ANONYMOUS:
-        reading.note("the account names no user: add 'user' to the profile")
-        kind = _ANONYMOUS if kind == _PASSWORD else kind
+        reading.note(
+            "the account names no user: "
+            f"add 'user' with `sevpn profile edit {reading.name}`, or give --user to `sevpn up`"
+        )
     match kind:
         case 0:
             reading.keys["auth"] = "anonymous"
         case 1:
+            if "user" not in reading.keys:
+                # Else the login would be anonymous until there is one, and be refused.
+                reading.keys["auth"] = "password"
             _read_hash(reading)
         case 2:
             _read_plain(reading)
@@ -366,10 +411,15 @@ def _read_proxy(reading: _Reading) -> None:
     place = f"[{host}]" if ":" in host else host
     who = f"{_quoted(user)}@" if user else ""
     reading.keys["proxy"] = f"{scheme}://{who}{place}" + (f":{port}" if port else "")
-    hidden = reading.octets(reading.option, "ProxyPassword")
+    hidden = reading.octets(reading.option, "ProxyPassword", remove=bool(user))
     if hidden and user:
         reading.keys["proxy_password"] = (
             f"file:{reading.keep_secret('proxy-password', reveal(hidden))}"
+        )
+    elif hidden:
+        reading.note(
+            "the account has a password for its proxy and no user, so it is not shown to the proxy: "
+            "it is kept for an export; if the proxy asks, name the user in 'proxy' and add 'proxy_password'"
         )
     if reading.text("CustomHttpHeader", remove=False):
         reading.note(
@@ -512,17 +562,23 @@ def _write_option(
 
 def _write_proxy(option: Folder, settings: Settings, secrets: ExportSecrets) -> None:
     kinds = {scheme: number for number, scheme in _PROXIES.items()}
-    proxy = settings.proxy
-    if proxy is None or proxy == "env":
-        kind, host, port, user = _DIRECT, "", 0, ""
+    proxy, secret = settings.proxy, secrets.proxy_password
+    if not secrets.has_kept:
+        option.take("ProxyPassword", bytes)
+    if secret is not None:
+        option.set("ProxyPassword", obscure(secret.reveal()))
+    if isinstance(proxy, ProxyAddress):
+        option.set("ProxyType", kinds[proxy.kind])
+        option.set("ProxyName", proxy.host)
+        option.set("ProxyPort", proxy.port)
+        option.set("ProxyUsername", proxy.user)
     else:
-        kind, host, port, user = kinds[proxy.kind], proxy.host, proxy.port, proxy.user
-    option.set("ProxyType", kind)
-    option.set("ProxyName", host)
-    option.set("ProxyPort", port)
-    option.set("ProxyUsername", user)
-    secret = secrets.proxy_password
-    option.set("ProxyPassword", b"" if secret is None else obscure(secret.reveal()))
+        option.set("ProxyType", _DIRECT)
+    # A proxy that an account does not use may be saved in it all the same.
+    _default(option, "ProxyName", "")
+    _default(option, "ProxyPort", 0)
+    _default(option, "ProxyUsername", "")
+    _default(option, "ProxyPassword", b"")
 
 
 def _write_auth(

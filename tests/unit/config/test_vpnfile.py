@@ -23,6 +23,7 @@ from sevpn.config.vpnfile import (
     account_folders,
     export_account,
     import_account,
+    name_accounts,
     profile_name,
 )
 from sevpn.errors import ConfigError
@@ -306,6 +307,98 @@ def test_a_file_without_an_account_is_refused(root: Folder) -> None:
 )
 def test_an_accounts_name_becomes_a_profiles(label: str, name: str) -> None:
     assert profile_name(label) == name
+
+
+def test_accounts_of_one_name_become_profiles_of_several() -> None:
+    labels = ["Office", "Office", "Office-2", "Office!", "x" * 70, "x" * 80]
+    accounts = [account(ClientOption={"AccountName": label}) for label in labels]
+
+    assert name_accounts(accounts) == [
+        ("Office", "Office"),
+        ("Office", "Office-3"),
+        ("Office-2", "Office-2"),
+        ("Office!", "Office-4"),
+        ("x" * 70, "x" * 63),
+        ("x" * 80, "x" * 61 + "-2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("auth", "login"),
+    [
+        ({"AuthType": 1, "HashedPassword": bytes(20)}, "password"),
+        ({"AuthType": 2, "EncryptedPassword": b""}, "plain"),
+        (
+            {"AuthType": 3, "ClientCert": CERTIFICATE, "ClientKey": PKCS1},
+            "certificate",
+        ),
+    ],
+)
+def test_a_user_that_was_left_out_can_be_added(auth: Items, login: str) -> None:
+    one = imported(ClientAuth={**auth, "Username": ""})
+    path = Path("/etc/sevpn/profiles/one.toml")
+
+    assert noticed(one, "--user")
+    assert settings_of_keys(one.keys, path, may_lack_user=True).login == login
+    assert settings_of_keys({**one.keys, "user": "bob"}, path).login == login
+    with pytest.raises(ConfigError, match="without a user: add 'user'"):
+        settings_of_keys(one.keys, path)
+
+
+@pytest.mark.parametrize(
+    ("hint", "is_told"), [("", False), ("/tcp", False), ("/hint9", True)]
+)
+def test_a_way_through_nats_is_told_and_kept(hint: str, is_told: bool) -> None:
+    one = imported(ClientOption={"Hostname": f"vpn.example.net{hint}"})
+
+    assert noticed(one, "NATs") is is_told
+    assert given_back(one)["ClientOption/Hostname"] == f"vpn.example.net{hint}"
+
+
+UNUSED_PROXY: Items = {
+    "ProxyType": 0,
+    "ProxyName": "proxy.example.net",
+    "ProxyPort": 3128,
+    "ProxyUsername": "puser",
+    "ProxyPassword": obscure("ppass"),
+}
+
+
+def test_a_proxy_that_is_saved_and_not_used_is_given_back() -> None:
+    found = given_back(imported(ClientOption=UNUSED_PROXY))
+
+    assert {key: found[f"ClientOption/{key}"] for key in UNUSED_PROXY} == UNUSED_PROXY
+
+
+def test_a_kept_password_is_a_secret_of_an_export() -> None:
+    one = imported(ClientOption=UNUSED_PROXY)
+
+    found = given_back(one, ExportSecrets())
+
+    assert found["ClientOption/ProxyName"] == "proxy.example.net"
+    assert found["ClientOption/ProxyPassword"] == b""
+
+
+def test_a_proxys_password_without_a_user_is_told_and_kept() -> None:
+    one = imported(
+        ClientOption=UNUSED_PROXY | {"ProxyType": 1, "ProxyUsername": ""},
+    )
+
+    assert noticed(one, "a password for its proxy and no user")
+    assert "proxy_password" not in one.keys
+    assert given_back(one)["ClientOption/ProxyPassword"] == obscure("ppass")
+
+
+def given_back(
+    one: Imported, secrets: ExportSecrets | None = None
+) -> dict[str, object]:
+    found, _ = export_account(
+        settings_of(one),
+        name=one.name,
+        secrets=secrets or ExportSecrets(password_hash=HASH, has_kept=True),
+        rest=one.rest,
+    )
+    return flat(found)
 
 
 WILD = st.dictionaries(
