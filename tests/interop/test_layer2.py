@@ -124,6 +124,22 @@ def is_up(client: Client, name: str) -> bool:
     return client.sevpn("status", name, "--check", "ready").code == 0
 
 
+def test_a_bridge_says_how_few_hosts_the_hub_takes(
+    client: Client, plain_hub: Hub
+) -> None:
+    client.machine.sh("ip link add br0 type bridge; ip link set br0 up")
+    plain_hub.server.set_policy(plain_hub.name, "alice", NoBridge="yes")
+
+    bridge = begin(client, plain_hub, "--to", "br0", "--name", "west")
+    eventually(lambda: is_up(client, "west"), what="the bridge")
+
+    said = " ".join(client.sevpn("status", "west").out.split())
+    assert "3 MAC addresses at most" in said
+    assert "(policy NoBridge)" in said
+    bridge.send_signal(signal.SIGTERM)
+    assert bridge.wait(30) == 0
+
+
 @pytest.mark.parametrize(
     ("bridge", "code", "words"),
     [

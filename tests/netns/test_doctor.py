@@ -173,6 +173,18 @@ def test_a_silent_dhcp_server_is_told_from_a_login_that_fails(
     assert "DHCPFilter" in found["lease"]["text"]
 
 
+def test_a_host_that_forwards_is_told_what_the_hub_drops(
+    client: Client, server: EmbeddedServer
+) -> None:
+    _, plain = examined(client, *login(server), env=SECRET)
+    client.machine.sh("sysctl -qw net.ipv4.ip_forward=1")
+    _, routing = examined(client, *login(server), env=SECRET)
+
+    assert "policy" not in plain
+    assert "NoRouting" in routing["policy"]["text"]
+    assert "masquerade" in routing["policy"]["text"]
+
+
 def test_a_path_that_drops_large_packets_is_found(
     client: Client, network: Network, server: EmbeddedServer
 ) -> None:

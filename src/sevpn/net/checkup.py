@@ -28,13 +28,14 @@ from sevpn.net.lock import locked_tunnels, table_name
 from sevpn.net.model import Found, is_default
 from sevpn.net.nft import Nftables
 
-__all__ = ["Finding", "HostFacts", "Level", "Vpn", "judge", "look_at"]
+__all__ = ["Finding", "HostFacts", "Level", "Vpn", "is_router", "judge", "look_at"]
 
 Level = Literal["ok", "note", "problem", "skipped"]
 """`note`: it works, and should be known; `problem`: it does not work, or not as asked."""
 
 _CAP_NET_ADMIN: Final = 12
 _TUN: Final = Path("/dev/net/tun")
+_FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """No machine that runs this can be at an earlier time."""
 
@@ -47,6 +48,14 @@ _KINDS: Final = {
     "vti": "IPsec",
 }
 """Names of the kernel for interfaces that VPNs have."""
+
+
+def is_router() -> bool:
+    """Whether this host forwards IPv4 packets of others."""
+    try:
+        return _FORWARDING.read_text("ascii").strip() == "1"
+    except OSError:
+        return False  # a kernel without IPv4
 
 
 @dataclass(frozen=True, slots=True)

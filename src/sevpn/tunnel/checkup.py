@@ -36,7 +36,7 @@ from sevpn.errors import (
     SevpnError,
     SilenceError,
 )
-from sevpn.net.checkup import Finding
+from sevpn.net.checkup import Finding, is_router
 from sevpn.net.model import Found
 from sevpn.net.wanted import Wanted, wanted_state
 from sevpn.protocol.messages import Hello, SessionOptions
@@ -155,7 +155,10 @@ def _of_login(job: Job, session: OpenedSession) -> list[Finding]:
         )
     ]
     warnings = policy_warnings(
-        welcome.policy, is_static=not job.settings.dhcp, hub=job.settings.hub
+        welcome.policy,
+        is_static=not job.settings.dhcp,
+        hub=job.settings.hub,
+        is_router=is_router(),
     )
     findings += [Finding("policy", "note", warning) for warning in warnings]
     return findings

@@ -24,6 +24,9 @@ __all__ = [
     "policy_warnings",
 ]
 
+_NO_BRIDGE_MACS: Final = 3
+_NO_ROUTING_IPS: Final = 4
+
 _LIMITS: Final = {
     "DHCPFilter": "DHCP is dropped",
     "DHCPForce": "leased addresses only",
@@ -104,6 +107,21 @@ def explain_no_proof(
             "the hub's policy CheckMac drops a MAC address that another session uses; "
             "is it free (--mac), and is the gateway right (--gateway)?"
         )
+    elif gateway is not None and policy.get("PrivacyFilter"):
+        cause = (
+            f"the hub's policy PrivacyFilter drops all frames between its users: if {gateway} is one of them, "
+            "nothing of it comes back; ask the hub's administrator, and is the gateway right (--gateway)?"
+        )
+    elif policy.get("PrivacyFilter"):
+        cause = (
+            "the hub's policy PrivacyFilter drops all frames between its users, so that neighbours do not answer; "
+            "name a gateway that is none of them with --gateway"
+        )
+    elif gateway is None and policy.get("ArpDhcpOnly"):
+        cause = (
+            "the hub's policy ArpDhcpOnly drops broadcasts other than ARP, DHCP and ICMPv6, so that only who is "
+            "asked for by name answers; name a gateway with --gateway"
+        )
     elif gateway is not None:
         cause = f"is {gateway} the right gateway (--gateway), and is it up?"
     else:
@@ -126,32 +144,99 @@ def explain_silence(silent: Silent, *, gateway: object | None) -> SevpnError:
 
 
 def policy_warnings(
-    policy: Mapping[str, int], *, is_static: bool, hub: str
+    policy: Mapping[str, int],
+    *,
+    is_static: bool,
+    hub: str,
+    is_bridge: bool = False,
+    is_router: bool = False,
 ) -> tuple[str, ...]:
-    """Return what the hub's policy will make difficult, one sentence each."""
-    warnings: list[str] = []
-    if is_static and policy.get("DHCPForce"):
-        warnings.append(
-            f"hub {hub!r} drops everything from addresses that its DHCP did not give (policy DHCPForce): "
-            "leave out --no-dhcp"
-        )
-    if policy.get("FilterIPv4"):
-        warnings.append(f"hub {hub!r} drops all IPv4 (policy FilterIPv4)")
-    if is_static and policy.get("CheckIP"):
-        warnings.append(
-            f"hub {hub!r} drops everything from an address that another session uses (policy CheckIP)"
-        )
-    if policy.get("FilterNonIP"):
-        warnings.append(f"hub {hub!r} drops all but IP and ARP (policy FilterNonIP)")
-    if policy.get("FilterIPv6"):
-        warnings.append(f"hub {hub!r} drops all IPv6 (policy FilterIPv6)")
-    if policy.get("AutoDisconnect"):
-        warnings.append(
-            f"hub {hub!r} ends sessions after {policy['AutoDisconnect']} s (policy AutoDisconnect); "
-            "the tunnel leaves then"
-        )
-    if policy.get("NoServer"):
-        warnings.append(
-            f"hub {hub!r} lets nobody open connections to this host (policy NoServer)"
-        )
-    return tuple(warnings)
+    """Return what the hub's policy will make difficult, one sentence each.
+
+    Args:
+        policy: Of the Welcome.
+        is_static: Whether this host chose its address.
+        hub: Its name.
+        is_bridge: Whether others speak through this tunnel with addresses of their own.
+        is_router: Whether this host forwards packets of others. Every session that
+            does not ask for bridge mode has NoRouting and NoBridge, so they are only
+            told where they matter.
+    """
+    # The policy, empty where it does not matter; what the hub does; what to do.
+    said = [
+        (
+            "DHCPForce" if is_static else "",
+            "drops everything from addresses that its DHCP did not give",
+            "leave out --no-dhcp",
+        ),
+        ("FilterIPv4", "drops all IPv4", ""),
+        (
+            "CheckIP" if is_static else "",
+            "drops everything from an address that another session uses",
+            "",
+        ),
+        ("FilterNonIP", "drops all but IP and ARP", ""),
+        ("FilterIPv6", "drops all IPv6", ""),
+        (
+            "AutoDisconnect",
+            f"ends sessions after {policy.get('AutoDisconnect')} s",
+            "the tunnel leaves then",
+        ),
+        ("NoServer", "lets nobody open connections to this host", ""),
+        (
+            "PrivacyFilter",
+            "drops all frames between users that have it, too",
+            "other users, and a gateway that is one of them, cannot be reached",
+        ),
+        (
+            "ArpDhcpOnly",
+            "drops broadcasts and multicasts other than ARP, DHCP and ICMPv6",
+            "programs that look for others by them (mDNS, NetBIOS) find nobody",
+        ),
+        *_of_a_bridge(policy, is_bridge=is_bridge),
+        (
+            "NoRouting" if is_router and not is_bridge else "",
+            "drops what this host forwards for others under their own addresses",
+            "translate it to the tunnel's address (masquerade), or use `sevpn bridge`",
+        ),
+    ]
+    return tuple(
+        f"hub {hub!r} {what} (policy {name})" + (f"; {advice}" if advice else "")
+        for name, what, advice in said
+        if name and policy.get(name)
+    )
+
+
+def _of_a_bridge(
+    policy: Mapping[str, int], *, is_bridge: bool
+) -> tuple[tuple[str, str, str], ...]:
+    # The limits are those of docs/reference/protocol-data.md#mac-table and #ip-table.
+    ask = "ask its administrator"
+    return (
+        (
+            "NoBridge" if is_bridge else "",
+            f"takes frames of {_NO_BRIDGE_MACS} MAC addresses at most, so that hosts behind the bridge are cut off",
+            f"{ask} to allow bridging to this user",
+        ),
+        (
+            "MaxMac" if is_bridge and not policy.get("NoBridge") else "",
+            (
+                f"takes frames of {max(policy.get('MaxMac', 0), _NO_BRIDGE_MACS)} MAC addresses at most: "
+                "further hosts behind the bridge are cut off"
+            ),
+            f"{ask} for a higher limit",
+        ),
+        (
+            "NoRouting" if is_bridge else "",
+            f"takes packets of {_NO_ROUTING_IPS} IPv4 addresses at most: further hosts behind the bridge are cut off",
+            f"{ask} to allow routing to this user",
+        ),
+        (
+            "MaxIP" if is_bridge and not policy.get("NoRouting") else "",
+            (
+                f"takes packets of {max(policy.get('MaxIP', 0), _NO_ROUTING_IPS)} IPv4 addresses at most: "
+                "further hosts behind the bridge are cut off"
+            ),
+            f"{ask} for a higher limit",
+        ),
+    )

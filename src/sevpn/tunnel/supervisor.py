@@ -615,8 +615,9 @@ class Supervisor:
         self.report.warn(
             policy_warnings(
                 self._policy(),
-                is_static=inside.lease is None,
+                is_static=inside.lease is None and self._job.bridge is None,
                 hub=self._job.settings.hub,
+                is_bridge=self._job.bridge is not None,
             )
         )
         pump.sieve.is_transparent = self._job.bridge is not None

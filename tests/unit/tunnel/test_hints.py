@@ -41,6 +41,11 @@ def test_a_missing_lease_names_its_likely_cause(
     [
         ({"DHCPForce": 1}, "10.0.0.1", "DHCPForce"),
         ({"FilterIPv4": 1}, None, "FilterIPv4"),
+        ({"PrivacyFilter": 1}, "10.0.0.1", "PrivacyFilter"),
+        ({"PrivacyFilter": 1}, None, "PrivacyFilter"),
+        ({"ArpDhcpOnly": 1}, None, "ArpDhcpOnly"),
+        ({"ArpDhcpOnly": 1}, "10.0.0.1", "--gateway"),
+        ({"FilterIPv4": 1, "PrivacyFilter": 1}, "10.0.0.1", "FilterIPv4"),
         ({}, "10.0.0.1", "--gateway"),
         ({}, None, "anybody else"),
     ],
@@ -82,12 +87,45 @@ def test_addresses_of_others_explain_a_missing_proof(
 
 
 @pytest.mark.parametrize(
-    "name", ["CheckIP", "FilterNonIP", "FilterIPv6", "AutoDisconnect"]
+    "name",
+    [
+        *("CheckIP", "FilterNonIP", "FilterIPv6", "AutoDisconnect"),
+        *("PrivacyFilter", "ArpDhcpOnly"),
+    ],
 )
 def test_each_policy_that_may_surprise_is_warned_of(name: str) -> None:
     (said,) = policy_warnings({name: 60}, is_static=True, hub="H")
 
     assert name in said
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"NoBridge": 1}, "3 MAC addresses at most"),
+        ({"MaxMac": 7}, "7 MAC addresses at most"),
+        ({"NoRouting": 1}, "4 IPv4 addresses at most"),
+        ({"MaxIP": 9}, "9 IPv4 addresses at most"),
+    ],
+)
+def test_what_cuts_hosts_behind_a_bridge_off_is_told_to_a_bridge_only(
+    policy: dict[str, int], words: str
+) -> None:
+    (said,) = policy_warnings(policy, is_static=False, is_bridge=True, hub="H")
+
+    assert words in said
+    assert f"policy {next(iter(policy))}" in said
+    assert "ask its administrator" in said
+    assert policy_warnings(policy, is_static=False, hub="H") == ()
+
+
+def test_a_host_that_forwards_is_told_that_it_may_not() -> None:
+    ordinary = {"NoRouting": 1, "NoBridge": 1}
+
+    (said,) = policy_warnings(ordinary, is_static=False, is_router=True, hub="H")
+
+    assert "NoRouting" in said
+    assert "masquerade" in said
 
 
 def test_a_policy_is_described_by_the_servers_names_and_in_words() -> None:
