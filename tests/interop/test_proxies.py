@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -183,3 +184,33 @@ def test_the_environments_proxy_counts_only_when_asked_for(
     nobody = {"HTTPS_PROXY": "http://203.0.113.200:1"}
     with client.up(*login(hub), password="secret", env=nobody):
         assert client.machine.pings(GATEWAY)
+
+
+def test_a_proxy_on_this_host_is_warned_of_until_its_way_is_excluded(
+    client: Client, hub: Hub
+) -> None:
+    machine = client.machine
+    machine.write("/run/tinyproxy.conf", "Port 3128\nListen 127.0.0.1\nTimeout 600\n")
+    machine.popen(
+        [PEERS / "usr/bin/tinyproxy", "-d", "-c", "/run/tinyproxy.conf"],
+        env=peer_environment(),
+    )
+    eventually(
+        lambda: ":3128" in machine.check("ss", "-Hltn"), what="tinyproxy's socket"
+    )
+    words = (
+        *(hub.target, "--pin", hub.pin, "--user", "alice"),
+        *("--proxy", "http://127.0.0.1:3128", "--accept-default-gateway"),
+    )
+
+    planned = json.loads(client.sevpn("plan", *words, "--json").out)
+    with client.up(*words, password="secret") as tunnel:
+        warned = tunnel.status()["warnings"]
+    with client.up(*words, "--exclude", SERVER, password="secret") as tunnel:
+        assert machine.pings(GATEWAY, count=3)
+        excluded = tunnel.status()["warnings"]
+
+    told = "the proxy 127.0.0.1 runs on this host"
+    assert any(told in line for line in planned["warnings"])
+    assert any(told in line for line in warned)
+    assert not any(told in line for line in excluded)

@@ -24,6 +24,7 @@ from sevpn.net.dns.uplink import uplink_servers
 from sevpn.net.lock import Allowed, ruleset
 from sevpn.net.marks import Marks, free_slot
 from sevpn.net.model import Found
+from sevpn.net.nearproxy import loop_warnings
 from sevpn.net.netns import NetworkNamespace
 from sevpn.net.preview import Preview, preview
 from sevpn.net.routing import local_networks
@@ -72,7 +73,9 @@ def command(output: Output, target: str, name: str | None, **values: Any) -> Non
     )
     if place is not None:
         place.close()
-    warnings = [*trouble, *planned.warnings]
+    proxy = proxy_address(settings, os.environ)
+    loops = loop_warnings(settings, None if proxy is None else proxy.host)
+    warnings = [*trouble, *planned.warnings, *loops]
     output.answer(
         {
             "tunnel": settings.tunnel_name,

@@ -53,6 +53,7 @@ from sevpn.net.dns.uplink import host_names
 from sevpn.net.host import Host
 from sevpn.net.marks import set_mark
 from sevpn.net.monitor import PACKET_FILTER, Monitor
+from sevpn.net.nearproxy import loop_warnings
 from sevpn.net.sleep import SleepWatch
 from sevpn.net.tap import Tap
 from sevpn.net.uplink import Underlay, Uplink, bind_to_uplink
@@ -612,6 +613,10 @@ class Supervisor:
         self._wanted = self._look_wanted(tap, inside.lease)
         self.report.warn(tap.notices)
         self.report.warn(self._wanted.warnings)
+        if self._job.bridge is None:
+            proxy = self._job.destination.dialing.proxy
+            host = None if proxy is None else proxy.host
+            self.report.warn(loop_warnings(self._job.settings, host))
         self.report.warn(
             policy_warnings(
                 self._policy(),
