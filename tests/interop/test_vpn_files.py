@@ -201,3 +201,47 @@ def test_what_the_official_client_exported_it_gets_back(
     assert client.machine.sh(lines.format("after")) == client.machine.sh(
         lines.format("before")
     )
+
+
+def test_proxy_pin_and_compression_cross_over_and_back(
+    client: Client, hub: Hub, official: OfficialClient
+) -> None:
+    official.command(
+        "NicCreate se0",
+        f"AccountCreate t1 /SERVER:{SERVER}:443 /HUB:{hub.name} /USERNAME:alice /NICNAME:se0",
+        "AccountPasswordSet t1 /PASSWORD:secret /TYPE:standard",
+        "AccountProxyHttp t1 /SERVER:192.0.2.77:3128 /USERNAME:puser /PASSWORD:ppass",
+        "AccountCompressEnable t1",
+        "AccountServerCertEnable t1",
+        f"AccountServerCertSet t1 /LOADCERT:{certificate_of(client)}",
+        "AccountExport t1 /SAVEPATH:/run/before.vpn",
+    )
+
+    (imported,) = import_file(client, "/run/before.vpn", "--name", "office")
+    shown = json.loads(client.sevpn("profile", "show", "office", "--json").out)["keys"]
+    done = client.sevpn("profile", "export", "office", "--vpn", "-o", "/run/ours.vpn")
+    assert done.code == 0, done.err
+    official.command(
+        "AccountDelete t1",
+        "AccountImport " + UP + "run/ours.vpn",
+        "AccountExport t1 /SAVEPATH:/run/after.vpn",
+    )
+
+    assert imported["notices"] == []
+    assert shown["proxy"] == "http://puser@192.0.2.77:3128"
+    assert shown["compress"] is True
+    assert shown["pin"] == [hub.pin]
+    lines = "grep -v '^#' /run/{}.vpn"
+    assert client.machine.sh(lines.format("after")) == client.machine.sh(
+        lines.format("before")
+    )
+
+
+def certificate_of(client: Client) -> str:
+    """Fetch the certificate that the server shows, and return where it is."""
+    client.machine.sh(
+        f"openssl s_client -connect {SERVER}:443 </dev/null 2>/dev/null"
+        " | openssl x509 -out /run/server.crt"
+    )
+    assert "BEGIN CERTIFICATE" in client.machine.read("/run/server.crt")
+    return UP + "run/server.crt"
