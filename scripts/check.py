@@ -87,6 +87,9 @@ class Outcome:
     alone: list[str] = field(default_factory=list)
     """Tests that failed beside others and passed alone, a line each."""
 
+    shown: list[str] = field(default_factory=list)
+    """What tests want to be shown in any case (their property `shown`), a line each."""
+
     output: str = ""
     """What the step said, shown if it failed."""
 
@@ -373,6 +376,11 @@ def read_report(report: Path, status: int, output: str) -> Outcome:
         return outcome
     for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest's own
         name = f"{case.get('classname')}::{case.get('name')}"
+        outcome.shown += [
+            noted.get("value", "")
+            for noted in case.iter("property")
+            if noted.get("name") == "shown"
+        ]
         skipped = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             outcome.failed += 1
@@ -601,6 +609,8 @@ def describe(step: Step, outcome: Outcome) -> str:
 def report_step(step: Step, outcome: Outcome) -> None:
     """Print a step as it ends; in full if it failed."""
     print(describe(step, outcome), flush=True)
+    for line in outcome.shown:
+        print(f"  {line}", flush=True)
     if outcome.failures:
         lines = outcome.output.rstrip().splitlines()
         if len(lines) > _SHOWN_LINES:
