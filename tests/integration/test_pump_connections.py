@@ -13,6 +13,7 @@ import pytest
 from sevpn.dataplane.udpflow import Rest, UdpFlow
 from sevpn.errors import ConnectionLostError, LocalProtocolError, SilenceError
 from sevpn.testing.clock import VirtualClock
+from sevpn.testing.memory import MemoryStream
 from sevpn.testing.rig import OUR_MAC, FarEnd, PumpRig
 from sevpn.wire.block import EMPTY_BATCH, encode_batch, encode_keepalive
 
@@ -246,6 +247,41 @@ def test_a_connection_that_is_stuck_loses_its_own_frames_only() -> None:
         assert ends[1].frames(1) == [tcp_frame(7, port=other)]
         assert rig.counters.dropped_frames.keys() == {"backlog"}
         assert 512 * 1024 <= ends[2].stream.pending_bytes <= 1024 * 1024
+
+
+def test_a_connection_that_breaks_under_injected_frames_leaves_the_rest_to_another() -> (
+    None
+):
+    frames = [tcp_frame(n) for n in range(200)]
+    with PumpRig() as rig:
+        ends = {1: rig.attach(), 2: rig.add()}
+        broken = BrokenStream()
+        broken.take_the_place_of(ends[1].stream)
+
+        rig.pump.inject(frames)
+
+        assert ends[2].frames(72) == frames[128:]
+        assert rig.pump.connection_count == 1
+        assert rig.lost.empty()
+        assert broken.queued == 1, "nothing more once it was lost"
+
+
+class BrokenStream:
+    """What a stream does whose path has broken: it takes one batch, and no other."""
+
+    def __init__(self) -> None:
+        self.queued = 0
+
+    def take_the_place_of(self, stream: MemoryStream) -> None:
+        vars(stream).update(queue=self.queue, flush=self.flush)
+
+    def queue(self, _data: bytes | memoryview) -> None:
+        self.queued += 1
+        if self.queued > 1:
+            raise ConnectionLostError("the path is broken")
+
+    def flush(self) -> bool:
+        raise ConnectionLostError("the path broke")
 
 
 class SmallFlow:

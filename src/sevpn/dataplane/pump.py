@@ -497,8 +497,8 @@ class Pump:
         """Send what was injected, and wait a moment until it is in the socket."""
         # A wait in real time, like epoll's, whatever the clock shows.
         until = time.monotonic() + _GOODBYE_S
+        self._send_injected()
         for link in tuple(self._senders):
-            self._send_injected(link)
             poll = select.poll()
             poll.register(link.fd, select.POLLOUT)
             while not link.stream.flush() and (room_s := until - time.monotonic()) > 0:
@@ -635,20 +635,24 @@ class Pump:
             return
         first = self._senders[0]
         if self._mailbox.has_frames and first.stream.pending_bytes <= _BACKLOG_BYTES:
-            self._send_injected(first)
+            self._send_injected()
         if self._unsent:
             groups, self._unsent = self._unsent, []
             self._send_groups(groups)
         if is_tap_ready and self.sieve.is_open:
             self._send_from_tap(now)
 
-    def _send_injected(self, link: _Link) -> None:
+    def _send_injected(self) -> None:
         frames, refused = self._mailbox.take_frames()
         self.counters.drop("inject-full", refused)
         while frames:
             part, frames = frames[:FULL_BATCH], frames[FULL_BATCH:]
+            if not self._senders:  # the last of them went with the part before
+                self.counters.drop("no-session", len(part))
+                continue
             sizes = list(map(len, part))
-            self._send(link, Group(0, join_batch(part, sizes), len(part), sum(sizes)))
+            group = Group(0, join_batch(part, sizes), len(part), sum(sizes))
+            self._send(self._senders[0], group)
 
     def _send_from_tap(self, now: float) -> None:
         """Send what the TAP holds, up to the limits of a turn."""
@@ -726,9 +730,15 @@ class Pump:
             self.counters.outbound_bytes -= size
             self.counters.drop("backlog", frames)
         elif data:
+            self._put(link, data)
+
+    def _put(self, link: _Link, data: bytes | memoryview) -> None:
+        link.owes_poke = False
+        try:
             link.stream.queue(data)
-            link.owes_poke = False
-        self._flush(link)
+            link.stream.flush()
+        except TransportError as error:
+            self._lose_connection(link, error)
 
     def _flush(self, link: _Link) -> None:
         try:
@@ -746,7 +756,7 @@ class Pump:
                 # Any connection will do, if this one only receives.
                 sender = link if link.may_send else next(iter(self._senders), None)
                 if sender is not None:
-                    self._say(sender, EMPTY_BATCH)
+                    self._put(sender, EMPTY_BATCH)
 
     def _keep(self, timers: SessionTimers, now: float) -> None:
         """Do what the session's timers ask for."""
@@ -769,12 +779,7 @@ class Pump:
         for link in tuple(self._links.values()):
             if link.number == number and link.stream.pending_bytes <= _BACKLOG_BYTES:
                 filler = os.urandom(random.randrange(MAX_KEEPALIVE_SIZE))
-                self._say(link, encode_keepalive(filler))
-
-    def _say(self, link: _Link, item: bytes) -> None:
-        link.stream.queue(item)
-        link.owes_poke = False
-        self._flush(link)
+                self._put(link, encode_keepalive(filler))
 
     # --- 7 watch ---
 
