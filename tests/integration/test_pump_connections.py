@@ -266,6 +266,24 @@ def test_a_connection_that_breaks_under_injected_frames_leaves_the_rest_to_anoth
         assert broken.queued == 1, "nothing more once it was lost"
 
 
+def test_frames_of_control_go_where_nothing_is_stuck() -> None:
+    with PumpRig() as rig:
+        stuck, free = rig.attach(buffer_bytes=4096), rig.add()
+        stuck.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ends = {1: stuck, 2: free}
+        port = next(
+            port for port in range(6000, 6100) if _carrier(rig, ends, port) == 1
+        )
+        for n in range(300):
+            rig.port.host_sends(tcp_frame(n, port=port, size=1500))
+        rig.turn()
+        free.drain()
+
+        rig.pump.inject([tcp_frame(9, port=9)])
+
+        assert free.frames(1) == [tcp_frame(9, port=9)]
+
+
 class BrokenStream:
     """What a stream does whose path has broken: it takes one batch, and no other."""
 

@@ -136,6 +136,10 @@ class _Link:
     """What epoll watches of it."""
 
 
+def _pending(link: _Link) -> int:
+    return link.stream.pending_bytes
+
+
 def _nothing(_number: int, _error: SevpnError) -> None:
     """Nobody wants to know of a single connection."""
 
@@ -633,8 +637,7 @@ class Pump:
             self._burst_count = 0
         if not self._senders:
             return
-        first = self._senders[0]
-        if self._mailbox.has_frames and first.stream.pending_bytes <= _BACKLOG_BYTES:
+        if self._mailbox.has_frames and _pending(self._freest()) <= _BACKLOG_BYTES:
             self._send_injected()
         if self._unsent:
             groups, self._unsent = self._unsent, []
@@ -652,7 +655,11 @@ class Pump:
                 continue
             sizes = list(map(len, part))
             group = Group(0, join_batch(part, sizes), len(part), sum(sizes))
-            self._send(self._senders[0], group)
+            self._send(self._freest(), group)
+
+    def _freest(self) -> _Link:
+        """Return the connection with the least before it; there is one. Of equals the oldest."""
+        return min(self._senders, key=_pending)
 
     def _send_from_tap(self, now: float) -> None:
         """Send what the TAP holds, up to the limits of a turn."""
