@@ -120,8 +120,14 @@ def ours(
     environment = {"SEVPN_KERNEL": "python"} if kernel == "python" else {}
     with (
         place.network.client() as client,
-        # The name is part of what the MAC address is made of.
-        client.up(*place.login, name=key, password="secret", env=environment) as tunnel,
+        # The name is part of what the MAC address is made of. Without UDP: a flood may
+        # make `auto` choose it for minutes, and other rows would measure it unnoticed.
+        client.up(
+            *(*place.login, "--udp", "off"),
+            name=key,
+            password="secret",
+            env=environment,
+        ) as tunnel,
     ):
         status = tunnel.status()
         runs = status["interface"]["kernel"]
