@@ -36,7 +36,7 @@ from sevpn.net.model import HostState, Resolver, Route, Rule
 from sevpn.wire.ethernet import MacAddress
 
 folder, name, fatal_step, stay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stay"
-by_mark = sys.argv[5] == "mark"
+by_mark, by_policy = sys.argv[5] == "mark", sys.argv[5] == "policy"
 is_locked = sys.argv[6] == "lock"
 steps = 0
 
@@ -50,7 +50,7 @@ def route(destination):
     return Route(ip_network(destination), ip_address("10.0.0.1"), tap.name, 50)
 
 lock = Lock("on", name, store=folder / "locks", checkpoint=checkpoint) if is_locked else None
-host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, lock=lock, checkpoint=checkpoint)
+host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, policy=by_policy, connmark=by_policy, lock=lock, checkpoint=checkpoint)
 host.recover()
 tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0" + name.encode()[:1]), 1500)
 host.pin_server([ip_address("203.0.113.7"), ip_address("203.0.113.8")])
@@ -70,6 +70,12 @@ if by_mark:
     host.apply(marked)
     host.release_addresses()
     host.apply(marked)
+elif by_policy:
+    replies = (Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=77),)
+    conditions = ({"source": ip_network("10.0.0.5/32")}, {"mark": marks.reply})
+    for state in 2 * (HostState(tap.name, 1400, addresses, replies, None, tuple(Rule(4, marks.preference, 77, **one) for one in conditions)),):
+        host.apply(state)
+        host.release_addresses()
 elif name != "plain":
     host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"), route("10.7.0.0/16")), resolver))
     if not stay:
@@ -95,7 +101,7 @@ class Life:
         *,
         fatal_step: int = 0,
         stay: bool = False,
-        by_mark: bool = False,
+        by: str = "host",
         is_locked: bool = False,
     ) -> None:
         words = [
@@ -106,7 +112,7 @@ class Life:
             name,
             str(fatal_step),
             "stay" if stay else "go",
-            "mark" if by_mark else "host",
+            by,
             "lock" if is_locked else "free",
         ]
         self.process = subprocess.Popen(
@@ -144,8 +150,8 @@ def everything(folder: Path) -> str:
     return "".join([*shown, content, *files])
 
 
-def counted_steps(folder: Path, *, by_mark: bool = False) -> int:
-    return int(Life(folder, by_mark=by_mark).end().split()[1])
+def counted_steps(folder: Path, *, by: str = "host") -> int:
+    return int(Life(folder, by=by).end().split()[1])
 
 
 @sandboxed
@@ -165,20 +171,26 @@ def test_a_kill_at_each_step_is_undone_by_cleanup(tmp_path: Path) -> None:
 
 
 @sandboxed
-def test_a_kill_at_each_step_by_mark_is_undone_by_cleanup(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["mark", "policy"])
+def test_a_kill_at_each_step_by_rules_is_undone_by_cleanup(
+    tmp_path: Path, by: str
+) -> None:
     before = prepare(tmp_path)
     filters = [
         Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") for name in ("all", "eth0")
     ]
     for setting in filters:
         setting.write_text("1")
-    total = counted_steps(tmp_path, by_mark=True)
+    total = counted_steps(tmp_path, by=by)
+    nftables = Nftables()
 
     for step in range(1, total + 1):
-        Life(tmp_path, fatal_step=step, by_mark=True).end()
+        Life(tmp_path, fatal_step=step, by=by).end()
         cleanup(tmp_path / "run", etc_dir=tmp_path)
         assert everything(tmp_path) == before, f"killed at step {step} of {total}"
         assert [setting.read_text() for setting in filters] == ["1\n", "1\n"]
+        assert nftables.tables() == []
+    nftables.close()
 
 
 @sandboxed

@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from hypothesis import given, strategies as st
 
 from sevpn.errors import LocalProtocolError, RemoteProtocolError
@@ -15,6 +16,7 @@ from sevpn.wire.accel import (
     SealV2,
     decode_inner,
     encode_inner,
+    rc4_of_library,
     seal_of,
 )
 
@@ -160,3 +162,25 @@ def test_a_key_of_another_size_is_refused(version: int, size: int) -> None:
 @versions
 def test_a_seal_never_shows_its_key(version: int) -> None:
     assert repr(seal_of(version, bytes({1: 20, 2: 128}[version]))).endswith("(***)")
+
+
+class WithoutOldCiphers:
+    """The library's cipher, where its OpenSSL came without RC4."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def encryptor(self) -> None:
+        raise UnsupportedAlgorithm("RC4 is not supported")
+
+
+def test_a_library_without_rc4_says_so_before_a_datagram_is_sealed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "cryptography.hazmat.primitives.ciphers.Cipher", WithoutOldCiphers
+    )
+
+    assert rc4_of_library() is None
+    with pytest.raises(LocalProtocolError, match="no RC4"):
+        SealV1(bytes(20))
