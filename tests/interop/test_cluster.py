@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from interop.test_proxies import PROXY, behind_a_proxy
 from sevpn.protocol.credentials import hash_password
 from sevpn.testing.lab import SERVER, Network
 from sevpn.testing.machine import Machine, connect, eventually
@@ -120,3 +121,45 @@ def test_a_session_at_a_member_goes_on_there(cluster: Cluster) -> None:
         tunnel.wait()
         assert tunnel.status()["server"]["address"] == MEMBER
         eventually(lambda: one.machine.pings("198.18.0.4"), what="traffic")
+
+
+def test_behind_a_proxy_the_member_is_dialled_by_it_and_the_host_knows_only_the_proxy(
+    cluster: Cluster,
+) -> None:
+    words = (f"{SERVER}/CLUSTER", "--pin", cluster.controller.certificate_sha256())
+    more = ("--user", "alice", "--no-dhcp", "--address")
+    locked = ("--lock", "on", "--proxy", f"http://{PROXY}:3128")
+    with (
+        behind_a_proxy(cluster.network) as proxied,
+        cluster.network.client() as other,
+        other.up(*words, *more, "198.18.0.6/24", name="u", password="secret"),
+    ):
+        proxied.tinyproxy()
+        machine = proxied.client.machine
+        with proxied.client.up(
+            *(*words, *more, "198.18.0.5/24", "--gateway", "198.18.0.6"),
+            *("--accept-default-gateway", *locked),
+            password="secret",
+        ) as tunnel:
+            assert machine.pings("198.18.0.6", count=5)
+            assert tunnel.status()["server"]["address"] == PROXY
+            # Its connection to the controller is over, and the member has the session.
+            dialled = proxied.proxy.check("ss", "-Htn", "state", "established")
+            assert f"{MEMBER}:443" in dialled
+            assert f"{SERVER}:443" not in dialled
+            table = machine.check("nft", "list", "table", "inet", "sevpn_t")
+            assert f"elements = {{ {PROXY} }}" in table
+            assert not re.search(rf"{SERVER}\b|{MEMBER}\b", table)
+            routes = machine.check("ip", "route", "show", "table", "all")
+            assert not re.search(rf"{SERVER}\b|{MEMBER}\b", routes)
+            tunnel.stop()
+
+        # Without a lock it is a host route that leads to the proxy.
+        with proxied.client.up(
+            *(*words, *more, "198.18.0.5/24", "--gateway", "198.18.0.6"),
+            *("--accept-default-gateway", *locked[2:]),
+            password="secret",
+        ):
+            assert machine.pings("198.18.0.6", count=5)
+            (route,) = machine.ip("route", "show", "proto", "224", "dev", "eth0")
+            assert route["dst"] == PROXY

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -50,8 +51,9 @@ class Proxied:
         eventually(lambda: self.listens(1080), what="microsocks")
 
 
-@pytest.fixture
-def proxied(network: Network) -> Iterator[Proxied]:
+@contextlib.contextmanager
+def behind_a_proxy(network: Network) -> Generator[Proxied]:
+    """Put a proxy on the network, and a client behind it."""
     with network.client() as between, Machine("client") as machine:
         proxy = between.machine
         connect(
@@ -65,6 +67,12 @@ def proxied(network: Network) -> Iterator[Proxied]:
         proxy.sh("sysctl -qw net.ipv4.ip_forward=0")
         machine.sh(f"ip route add default via {PROXY} metric 100")
         yield Proxied(Client(machine), proxy)
+
+
+@pytest.fixture
+def proxied(network: Network) -> Iterator[Proxied]:
+    with behind_a_proxy(network) as made:
+        yield made
 
 
 def through_the_tunnel(proxied: Proxied, hub: Hub, *options: str) -> None:
