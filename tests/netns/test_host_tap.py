@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sevpn.errors import Failure, HostError, PrivilegeError
+from sevpn.errors import Failure, HostError, InterfaceGoneError, PrivilegeError
 from sevpn.net import tap as tap_module
 from sevpn.net.host import Host
 from sevpn.net.rtnetlink import Netlink
@@ -305,7 +305,26 @@ def test_a_driver_without_a_carrier_switch_still_gives_a_tap_and_says_so(
     tap = open_tap()
 
     assert [notice for notice in tap.notices if "IFF_NO_CARRIER" in notice]
+    ip(f"link set {tap.name} up")
     assert "LOWER_UP" not in ip_json(f"link show {tap.name}")[0]["flags"]
+    tap.set_carrier(True)
+    assert "LOWER_UP" in ip_json(f"link show {tap.name}")[0]["flags"]
+    tap.close()
+
+
+@sandboxed
+def test_a_driver_that_cannot_switch_the_carrier_is_told_from_one_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tap_module, "_TUNSETCARRIER", 0x400454EE)  # no request at all
+    tap = open_tap()
+
+    assert [notice for notice in tap.notices if "TUNSETCARRIER" in notice]
+    tap.set_carrier(True)
+    monkeypatch.undo()
+    ip(f"link del {tap.name}")
+    with pytest.raises(InterfaceGoneError):
+        tap.set_carrier(True)
     tap.close()
 
 

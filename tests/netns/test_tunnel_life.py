@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network, Up
 from sevpn.testing.machine import eventually
 
 pytestmark = pytest.mark.netns
@@ -288,3 +289,33 @@ def test_a_silent_tunnel_outlives_the_table_of_a_hub_that_forces_dhcp(
                 assert client.machine.pings(GATEWAY, count=count) == polls
     finally:
         server.stop()
+
+
+_OLD_DRIVER: Final = """
+from sevpn.net import tap
+from sevpn.cli.main import main
+features = tap._features
+tap._features = lambda descriptor: features(descriptor) & ~(tap._IFF_VNET_HDR | tap._IFF_NO_CARRIER)
+tap._TUNSETCARRIER = 0x400454EE
+main()
+"""
+
+
+def test_what_an_old_tun_driver_lacks_is_in_status_and_traffic_flows(
+    client: Client, server: EmbeddedServer
+) -> None:
+    words = ("up", TARGET, "--pin", server.pin, "--user", "alice", "--name", "t")
+    process = client.machine.popen(
+        [sys.executable, "-c", _OLD_DRIVER, *words], env={"SEVPN_PASSWORD": "secret"}
+    )
+    tunnel = Up(client, process, "t")
+    status = tunnel.wait()
+
+    told = " ".join(status["warnings"])
+    assert "TUNSETCARRIER" in told
+    assert "IFF_NO_CARRIER" in told
+    kernel = status["interface"]["kernel"]
+    assert ("IFF_VNET_HDR" in told) == (kernel == "compiled")
+    assert status["interface"]["offload"] == "none"
+    assert client.machine.pings(GATEWAY)
+    assert tunnel.stop().code == 0

@@ -140,14 +140,14 @@ class Tap:
 
         Without a carrier the host's packets are swallowed and routes stay. When it
         comes, the kernel itself repeats duplicate address detection, multicast
-        reports and router solicitations.
+        reports and router solicitations. Where the kernel has no switch
+        (:attr:`notices` says so) nothing happens.
 
         Raises:
             InterfaceGoneError: The interface is gone.
         """
-        value = array.array("i", [int(is_on)])
         try:
-            fcntl.ioctl(self._descriptor, _TUNSETCARRIER, value)
+            _switch_carrier(self._descriptor, is_on=is_on)
         except OSError as error:
             raise InterfaceGoneError(
                 f"cannot switch the carrier of {self._name}: {os.strerror(error.errno or 0)}; "
@@ -246,9 +246,26 @@ def _features(descriptor: int) -> int:
     return value[0]
 
 
+def _switch_carrier(descriptor: int, *, is_on: bool) -> bool:
+    """Plug or pull the cable; return whether this kernel can."""
+    try:
+        fcntl.ioctl(descriptor, _TUNSETCARRIER, array.array("i", [int(is_on)]))
+    except OSError as error:
+        # What the driver says to a request that it does not know; EBADFD is an
+        # interface that is gone.
+        if error.errno in {errno.EINVAL, errno.ENOTTY}:
+            return False
+        raise
+    return True
+
+
 def _lacks(descriptor: int, flags: int, *, offload: bool) -> tuple[str, ...]:
     """Ask for the offloads; return what this kernel lacks."""
     notices: list[str] = []
+    if not _switch_carrier(descriptor, is_on=False):
+        notices.append(
+            "this kernel's TUN driver has no TUNSETCARRIER (Linux 5.0): the interface keeps its carrier while the tunnel is down"
+        )
     if not flags & _IFF_NO_CARRIER:
         notices.append(
             "this kernel's TUN driver has no IFF_NO_CARRIER (Linux 6.2): the interface has a carrier before the tunnel is up"
