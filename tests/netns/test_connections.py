@@ -49,7 +49,7 @@ def wait_for_connections(tunnel: Up, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "is_half"), [(2, False), (8, False), (1, True), (8, True)]
+    ("wanted", "is_half"), [(2, False), (8, False), (32, False), (1, True), (8, True)]
 )
 def test_as_many_connections_as_wanted_carry_traffic(
     client: Client, server: EmbeddedServer, wanted: int, is_half: bool
