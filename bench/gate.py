@@ -5,7 +5,10 @@
 
 A ratio is worse when it has left what the rounds of both runs scatter over: the new
 median is beyond the stored run's worst round, and the stored median beyond the new
-run's best. Exit code: 0 nothing is worse, 1 something is, 2 nothing can be compared.
+run's best. Long paths have no rounds: one is worse if it kept its promise and does so
+no more. What the new run does not have is named.
+
+Exit code: 0 nothing is worse, 1 something is or is missing, 2 nothing can be compared.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.catalog import Target
 from bench.figures import Document, Spread
@@ -58,6 +61,38 @@ def compare(stored: Document, new: Document) -> list[Compared]:
     return found
 
 
+def missing(stored: Document, new: Document) -> list[str]:
+    """Return what the stored run has, with enough rounds, and the new one has not."""
+    there = {
+        item.target
+        for item in judged(new)
+        if item.figure is not None and item.figure.count >= _ROUNDS
+    }
+    names = [
+        item.target.title
+        for item in judged(stored)
+        if item.figure is not None
+        and item.figure.count >= _ROUNDS
+        and item.target not in there
+    ]
+    rows = {line["row"] for line in new.long_paths}
+    return names + [row for row in _promised(stored) if row not in rows]
+
+
+def broken_promises(stored: Document, new: Document) -> list[str]:
+    """Return the rows of long paths that kept their promise, and do so no more."""
+    kept = {row for row, line in _promised(stored).items() if line["is_met"]}
+    return [
+        row
+        for row, line in _promised(new).items()
+        if row in kept and not line["is_met"]
+    ]
+
+
+def _promised(document: Document) -> dict[str, dict[str, Any]]:
+    return {line["row"]: line for line in document.long_paths if line["target"]}
+
+
 def is_worse(stored: Spread, new: Spread, *, is_at_least: bool) -> bool:
     """Whether *new* is worse than *stored*, and each outside of the other's rounds."""
     if is_at_least:
@@ -95,7 +130,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if path is None:
         print("gate: no run is stored", file=sys.stderr)
         return 2
-    compared = compare(load(path), load(options.new))
+    stored, new = load(path), load(options.new)
+    if stored.host != new.host:
+        print("gate: the runs are of different machines", file=sys.stderr)
+    compared = compare(stored, new)
     if not compared:
         print(
             f"gate: the runs have no figure of {_ROUNDS} rounds or more in common",
@@ -107,7 +145,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print(
             f"{verdict:6}{item.target.title}: {show(item.stored)} -> {show(item.new)}"
         )
-    return 1 if any(item.is_worse for item in compared) else 0
+    broken, absent = broken_promises(stored, new), missing(stored, new)
+    for row in broken:
+        print(f"WORSE {row}: its promise was kept")
+    for name in absent:
+        print(f"MISSING {name}")
+    is_well = not any(item.is_worse for item in compared) and not broken + absent
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bench.figures import Document, Spread
-from bench.gate import compare, is_worse, latest, main
+from bench.gate import broken_promises, compare, is_worse, latest, main, missing
 
 
 def run(*rates: float) -> Document:
@@ -52,6 +52,33 @@ def test_only_what_both_runs_have_is_compared() -> None:
     assert [(item.target.theirs, item.is_worse) for item in compared] == [
         ("official", True)
     ]
+
+
+def long_path(row: str, *, is_met: bool, target: str = ">= 3") -> dict[str, object]:
+    return {"row": row, "value": 1.0, "unit": "x", "target": target, "is_met": is_met}
+
+
+def test_what_the_new_run_does_not_have_is_named() -> None:
+    stored, new = run(2.0, 2.1, 2.2), run(2.0)
+    stored.long_paths = [
+        long_path("promised", is_met=True),
+        long_path("told", is_met=True, target=""),
+    ]
+
+    figure, row = missing(stored, new)
+    assert "official client" in figure
+    assert row == "promised"
+    assert missing(new, stored) == []
+    assert missing(stored, stored) == []
+
+
+def test_a_long_path_is_worse_when_its_promise_is_not_kept_any_more() -> None:
+    stored, new = run(2.0, 2.1, 2.2), run(2.0, 2.1, 2.2)
+    stored.long_paths = [long_path("a", is_met=True), long_path("b", is_met=False)]
+    new.long_paths = [long_path("a", is_met=False), long_path("b", is_met=False)]
+
+    assert broken_promises(stored, new) == ["a"]
+    assert broken_promises(new, stored) == []
 
 
 def test_the_latest_run_is_the_last_by_date_and_not_the_new_one(tmp_path: Path) -> None:
