@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from interop.test_offload import SIZE, transfer
+from interop.test_udp import COUNTERS, DROP, load, seen
 from sevpn.testing import lab
 from sevpn.testing.machine import Machine, connect, eventually
 from sevpn.testing.peers import OfficialClient, missing_peers
@@ -67,6 +70,22 @@ with socket.create_connection(("198.51.100.9", 4000), 5) as sock:
     while piece := sock.recv(1 << 20):
         count += len(piece)
 print(count)
+"""
+
+
+# Bytes that nobody can deflate.
+ASK_CLOSED_PORT = """
+import errno, os, socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(1)
+    sock.connect((sys.argv[1], 7))
+    sock.send(os.urandom(1200))
+    try:
+        sock.recv(1)
+    except TimeoutError:
+        print("silence")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
 """
 
 
@@ -244,28 +263,115 @@ def test_the_official_client_passes_traffic_by_udp(
     client = OfficialClient(client_machine)
 
     nic = begin(client, user="alice", password="secret", kind="standard")
-    client_machine.sh(f"ip addr add 198.51.100.50/24 dev {nic}; ip link set {nic} up")
+    fit_for_udp(client_machine, server_machine, nic)
+    wait_for_udp(client, server_machine)
+
+    by_udp, by_tcp = bulk_both_ways(server_machine, client_machine)
+    assert by_udp > 5 * by_tcp
+    assert client_machine.pings("198.51.100.9")
+
+
+def test_the_official_client_uses_all_of_it_at_once(
+    machines: tuple[Machine, Machine],
+) -> None:
+    """Eight connections, half duplex, compression and UDP acceleration."""
+    server_machine, client_machine = machines
+    EmbeddedServer(server_machine)
+    client = OfficialClient(client_machine)
+
+    nic = begin(
+        client,
+        user="alice",
+        password="secret",
+        kind="standard",
+        connections="/MAXTCP:8 /HALF:yes /NOQOS:yes",
+        is_compressed=True,
+    )
+    fit_for_udp(client_machine, server_machine, nic)
+    eventually(
+        lambda: _established(client_machine) == 8, within_s=30, what="8 connections"
+    )
+    wait_for_udp(client, server_machine)
+
+    by_udp, by_tcp = bulk_both_ways(server_machine, client_machine)
+    assert by_udp > 5 * by_tcp
+
+    # Without UDP it is the connections that carry all, each its own way and deflated.
+    load(server_machine, DROP)
+    eventually(
+        lambda: "No" in client.status().get("UDP Acceleration is Active", ""),
+        within_s=30,
+        what="the client's notice of it",
+    )
+    eventually(lambda: client_machine.pings("198.51.100.9"), what="traffic by TCP")
+    before = seen(server_machine)
+    assert _download(server_machine, client_machine) == BULK_SIZE
+    zeros = seen(server_machine)["by_tcp"] - before["by_tcp"]
+    assert zeros < BULK_SIZE / 5
+    by_udp, by_tcp = bulk_both_ways(server_machine, client_machine, port=4200)
+    assert by_tcp > 2 * SIZE
+    assert by_udp < SIZE / 100
+    busy = [pair for pair in _carried(client_machine) if max(pair) > SIZE / 20]
+    assert all(max(pair) > 20 * min(pair) for pair in busy)
+    assert {sent > received for sent, received in busy} == {True, False}
+
+    server_machine.check("nft", "delete", "table", "inet", "cut")
+    wait_for_udp(client, server_machine)
+    by_udp, by_tcp = bulk_both_ways(server_machine, client_machine, port=4300)
+    assert by_udp > 5 * by_tcp
+    assert _established(client_machine) == 8
+    status = client.status()
+    assert status["Use of Compression"].startswith("Yes")
+    assert status["Half Duplex TCP Connection Mode"].startswith("Yes")
+
+
+def fit_for_udp(client: Machine, server: Machine, nic: str) -> None:
+    """Give the inner interfaces an MTU whose frames fit into a datagram; count outside.
+
+    Nobody clamps the MSS: full frames would go by TCP.
+    """
+    client.sh(f"ip addr add 198.51.100.50/24 dev {nic}; ip link set {nic} mtu 1380 up")
+    server.sh("ip link set inside mtu 1380")
+    load(server, COUNTERS)
+
+
+def wait_for_udp(client: OfficialClient, server: Machine) -> None:
+    """Wait until both ends send by UDP: each one counts its ten seconds for itself."""
     eventually(
         lambda: "Yes" in client.status().get("UDP Acceleration is Active", ""),
         within_s=30,
         what="UDP at the client",
     )
 
-    before = _udp_datagrams(server_machine)
-    assert _download(server_machine, client_machine) == BULK_SIZE
-    sent, received = _udp_datagrams(server_machine)
-    # Acknowledgements at least, as many as the receiver's kernel thinks fit; what is
-    # too large for a packet comes by TCP.
-    assert received - before[1] > 100
-    assert sent > before[0]
-    assert client_machine.pings("198.51.100.9")
+    def goes_by_udp() -> bool:
+        before = seen(server)
+        answer = client.machine.python(ASK_CLOSED_PORT, "198.51.100.9").strip()
+        # The question, and the answer that quotes more than 500 bytes of it.
+        grown = seen(server)["by_udp"] - before["by_udp"]
+        return answer == "ECONNREFUSED" and grown > 1200 + 500
+
+    eventually(goes_by_udp, within_s=30, what="UDP in both directions")
 
 
-def _udp_datagrams(machine: Machine) -> tuple[int, int]:
-    """Return how many datagrams a machine has sent and received."""
-    names, values = [line.split() for line in machine.read("/proc/net/snmp").splitlines() if line.startswith("Udp:")]  # fmt: skip
-    found = dict(zip(names, values, strict=True))
-    return int(found["OutDatagrams"]), int(found["InDatagrams"])
+def bulk_both_ways(
+    server: Machine, client: Machine, *, port: int = 4100
+) -> tuple[int, int]:
+    """Send bulk up and down, and return how many bytes went by UDP and by TCP."""
+    before = seen(server)
+    transfer(client, server, "198.51.100.9", port)
+    transfer(server, client, "198.51.100.50", port + 1)
+    after = seen(server)
+    return after["by_udp"] - before["by_udp"], after["by_tcp"] - before["by_tcp"]
+
+
+def _carried(machine: Machine) -> list[tuple[int, int]]:
+    """Return the bytes that each connection to the server has sent and received."""
+    listed = machine.check("ss", "-Htin", "state", "established", "dport", "=", ":443")
+    sent, received = (
+        [int(found) for found in re.findall(rf"bytes_{word}:(\d+)", listed)]
+        for word in ("sent", "received")
+    )
+    return list(zip(sent, received, strict=True))
 
 
 def _established(machine: Machine) -> int:
