@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+from interop.test_offload import SIZE, transfer
+from interop.test_udp import COUNTERS, load, seen, udp, wait_until
 from sevpn.testing.lab import SERVER, Client, Hub, Network
 from sevpn.testing.machine import Machine, eventually
 
@@ -15,6 +17,9 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 SIX: Final = "2001:db8:1::1"
 GATEWAY: Final = "192.168.30.1"
+COUNTERS_OF_IPV6: Final = COUNTERS.replace(
+    "iifname", "nfproto ipv6 meta iifname"
+).replace("oifname", "nfproto ipv6 meta oifname")
 
 
 @pytest.fixture(autouse=True)
@@ -105,18 +110,33 @@ def test_a_way_that_breaks_is_left_for_the_other_version(
         assert client.machine.pings(GATEWAY)
 
 
-def test_udp_acceleration_over_ipv6(client: Client, hub: Hub) -> None:
-    words = (*login(hub, f"[{SIX}]"), "--udp", "on")
+def test_udp_acceleration_over_ipv6_carries_the_bulk_in_both_directions(
+    network: Network, client: Client, plain_hub: Hub
+) -> None:
+    net = "198.51.137"
+    device = plain_hub.server.bridge_tap(plain_hub.name, "six", f"{net}.1/24")
+    address = ("--no-dhcp", "--address", f"{net}.2/24", "--gateway", f"{net}.1")
+    words = (*login(plain_hub, f"[{SIX}]"), *address, "--udp", "on")
+    load(client.machine, COUNTERS_OF_IPV6)
     with client.up(*words, password="secret") as tunnel:
+        # Two headers more than over IPv4 must fit, too.
+        interface = tunnel.status()["interface"]["name"]
+        client.machine.sh(f"ip link set {interface} mtu 1360")
+        network.server.sh(f"ip link set {device} mtu 1360")
+        wait_until(tunnel, "up")
+        # The server counts its ten seconds for itself.
         eventually(
-            lambda: tunnel.status()["session"]["udp"]["state"] == "up",
-            what="UDP acceleration",
-        )
-        eventually(
-            lambda: (
-                client.machine.pings(GATEWAY)
-                and tunnel.status()["session"]["udp"]["inbound_frames"]
-            ),
+            lambda: client.machine.pings(f"{net}.1") and udp(tunnel)["inbound_frames"],
             what="the server's UDP",
         )
+
+        before = seen(client.machine)
+        transfer(client.machine, network.server, f"{net}.1", 5500)
+        transfer(network.server, client.machine, f"{net}.2", 5600)
+        after = seen(client.machine)
+
+        by_udp, by_tcp = (after[kind] - before[kind] for kind in ("by_udp", "by_tcp"))
+        assert by_udp > 2 * SIZE
+        assert by_udp > 5 * by_tcp
         assert tunnel.status()["server"]["address"] == SIX
+        assert tunnel.status()["counters"]["reconnects"] == 0
