@@ -81,6 +81,22 @@ def test_every_test_in_the_feature_table_exists() -> None:
     assert missing == []
 
 
+def test_every_test_that_a_reference_page_names_exists() -> None:
+    there = {
+        name
+        for source in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"(?m)^(?:async )?def (test_\w+)", source.read_text())
+    }
+    named = {
+        (page.name, name)
+        for page in (ROOT / "docs/reference").rglob("*.md")
+        for name in re.findall(r"`(test_\w+)`", page.read_text())
+    }
+
+    assert len(named) > 20
+    assert {(page, name) for page, name in named if name not in there} == set()
+
+
 def test_every_key_of_the_status_document_is_described() -> None:
     page = (ROOT / "docs/reference/status.md").read_text()
     structs = [

@@ -8,8 +8,14 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from sevpn.protocol.codes import error_from_code
+from sevpn.protocol.credentials import Password
+from sevpn.protocol.handshake import ClientHandshake
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.messages import Hello, decode_hello, encode_hello
+from sevpn.protocol.neighbour import answer_poll
+from sevpn.wire.arp import decode_arp, question
+from sevpn.wire.ethernet import MacAddress, decode_frame
+from sevpn.wire.http import HttpReader, Request
 from sevpn.wire.pack import Pack, data, integer
 
 GENERATIONS = {
@@ -79,3 +85,39 @@ def test_error_149_is_explained_for_each_generation() -> None:
 
     assert "certificate" in str(error)
     assert "DHCP" in str(error)
+
+
+def test_no_generation_is_asked_for_a_page() -> None:
+    # What stands at / differs, and nothing that a client needs depends on it.
+    handshake = ClientHandshake(
+        host="192.0.2.1",
+        hub="TEST",
+        credentials=Password.of("alice", "secret"),
+        identity=ClientIdentity(unique_id=bytes(16), machine_id=bytes(20)),
+        random=bytes,
+        date="Tue, 03 Mar 2026 12:00:00 GMT",
+    )
+    reader = HttpReader("server")
+    reader.feed(handshake.data_to_send())
+
+    request = reader.next_message()
+
+    assert isinstance(request, Request)
+    assert (request.method, request.target) == ("POST", "/vpnsvc/connect.cgi")
+    assert reader.trailing() == b""
+
+
+@pytest.mark.parametrize(
+    "hub_address", ["172.31.93.7", "172.31.7.7"], ids=["4.x and 5.01", "5.02"]
+)
+def test_a_poll_is_answered_whichever_address_a_generations_hub_has(
+    hub_address: str,
+) -> None:
+    hub, ours = MacAddress.parse("00:ae:12:34:56:78"), MacAddress(b"\x5e\0\0\0\0\1")
+    address = IPv4Address("10.0.0.5")
+    poll = question(hub, IPv4Address(hub_address), address)
+
+    answer = answer_poll(poll, mac=ours, addresses=(address,))
+
+    assert answer is not None
+    assert str(decode_arp(decode_frame(answer).payload).target_ip) == hub_address
