@@ -532,6 +532,10 @@ def _included(context: _Context, routers: Sequence[Address]) -> list[Route]:
 # --- IPv6 ------------------------------------------------------------------------
 
 
+_SHORTEST_ROUTE_V6: Final = 16
+"""All that is routed lies within 2000::/3, and registries give away nothing larger than a /16."""
+
+
 def _offered_in_ipv6(context: _Context) -> list[Route]:
     """Return the routes of what routers in the hub say, as far as it was asked for."""
     settings, ipv6 = context.settings, context.ipv6
@@ -543,12 +547,27 @@ def _offered_in_ipv6(context: _Context) -> list[Route]:
         if network not in own
     ]
     if settings.accept_static_routes:
-        routes += [
-            Route(network, router, context.device, metric)
+        offered = [
+            (network, router)
             for network, router in ipv6.routes
             if not (
                 network.is_link_local or network.is_multicast or network.is_loopback
             )
+        ]
+        hidden = [
+            str(network)
+            for network, _ in offered
+            if network.prefixlen < _SHORTEST_ROUTE_V6
+        ]
+        if hidden and not settings.accept_default_gateway:
+            context.warn(
+                f"routes of the hub's IPv6 routers left out: {_named(hidden)}: as good as a default route, which was "
+                "not asked for; give --accept-default-gateway to take them"
+            )
+            offered = [one for one in offered if str(one[0]) not in hidden]
+        routes += [
+            Route(network, router, context.device, metric)
+            for network, router in offered
         ]
     has_own = settings.gateway is not None and settings.gateway.version == 6
     if settings.accept_default_gateway and ipv6.router is not None and not has_own:

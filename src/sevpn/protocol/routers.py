@@ -29,13 +29,24 @@ from sevpn.wire.ra import (
     RouterAdvertisement,
 )
 
-__all__ = ["MAX_NAMES", "MAX_PREFIXES", "MAX_ROUTERS", "MAX_ROUTES", "Routers"]
+__all__ = [
+    "MAX_NAMES",
+    "MAX_PREFIXES",
+    "MAX_ROUTERS",
+    "MAX_ROUTES",
+    "SHORTEST_PREFIX",
+    "Routers",
+]
 
 MAX_ROUTERS: Final = 8
 """Routers that are known at most; who comes later is not heard."""
 
 MAX_PREFIXES: Final = 16
 """Subnets, likewise."""
+
+SHORTEST_PREFIX: Final = 48
+"""Of a subnet: a segment has a /64, a site a /48. A router that calls more than that its
+segment would lead to itself what belongs to the whole world, and needs nobody's consent."""
 
 MAX_ROUTES: Final = 64
 """Routes, likewise."""
@@ -207,6 +218,8 @@ class Routers:
 
     def _hear_prefix(self, said: PrefixInformation, now: float) -> None:
         if said.prefix.is_link_local or said.prefix.is_multicast:
+            return
+        if said.prefix.prefixlen < SHORTEST_PREFIX:
             return
         known = self._prefixes.get(said.prefix)
         if known is None:

@@ -677,6 +677,25 @@ def test_what_was_asked_for_is_taken_in_ipv6_too() -> None:
     assert "six.test" in wanted.state.resolver.search
 
 
+def test_half_the_world_is_no_static_route_where_no_default_was_asked_for() -> None:
+    router = IPv6Address("fe80::1")
+    halves = Ipv6Settings(
+        routes=tuple(
+            (IPv6Network(text), router)
+            for text in ("::/1", "8000::/1", "2001:db8::/32")
+        )
+    )
+
+    careful = want_six(offered=halves, accept_static_routes=True)
+    assert routes(careful) == ["2001:db8::/32 via fe80::1 metric 50"]
+    assert "::/1, 8000::/1" in careful.warnings[-1]
+    assert "--accept-default-gateway" in careful.warnings[-1]
+    full = want_six(
+        offered=halves, accept_static_routes=True, accept_default_gateway=True
+    )
+    assert "::/1 via fe80::1 metric 50" in routes(full)
+
+
 @pytest.mark.parametrize(
     ("settings", "is_refused"),
     [

@@ -6,6 +6,8 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
+import pytest
+
 from sevpn.protocol.routers import (
     MAX_NAMES,
     MAX_PREFIXES,
@@ -167,6 +169,23 @@ def test_an_address_is_made_in_each_autonomous_subnet_of_64_bits() -> None:
         "2001:db8:7::/64",
         "2001:db8:8::/56",
     ]
+
+
+@pytest.mark.parametrize(
+    ("network", "is_taken"),
+    [
+        ("::/0", False),
+        ("2000::/3", False),
+        ("2001:db8::/47", False),
+        ("2001:db8::/48", True),
+    ],
+)
+def test_half_the_world_is_no_subnet(network: str, is_taken: bool) -> None:
+    known = routers()
+
+    known.hear(said(prefixes=(prefix(IPv6Network(network)),)), 0.0)
+
+    assert list(known.on_link) == [IPv6Network(network)] * is_taken
 
 
 def test_nobody_can_end_a_subnet_sooner_than_in_two_hours() -> None:
