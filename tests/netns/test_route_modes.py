@@ -473,6 +473,7 @@ def test_a_program_passes_the_tunnel_by_and_leaves_nothing(
         assert inside.startswith("10.77.0.")
         if outside.code == 78:
             assert "control group" in outside.err
+            # Named in the gate's summary, and in CI a failure.
             pytest.skip("this machine lets nobody make control groups")
         assert outside.code == 0
         # The address was chosen before the packet was marked, and is translated.
@@ -543,7 +544,7 @@ def test_a_lease_whose_subnet_contains_the_server_is_told_and_the_tunnel_works(
     with client.up(*login(server), "--route-mode", mode, password="secret") as tunnel:
         assert tunnel.status()["lease"]["address"] == "203.0.113.50/24"
         (warning,) = tunnel.status()["warnings"]
-        assert f"contains the address of the server, {SERVER}" in warning
+        assert f"contains what the tunnel itself is connected to, {SERVER}" in warning
         assert client.machine.pings("203.0.113.254")
         client.sevpn("reconnect", "t")
         eventually(
@@ -572,7 +573,7 @@ def test_a_lease_of_the_servers_own_address_is_refused(
     server.stop()
 
     assert done.code == 75
-    assert f"{SERVER} is the address of the server itself" in done.err
+    assert f"{SERVER} is what the tunnel itself is connected to" in done.err
     assert chosen.code == 65
     assert "choose another --address" in chosen.err
     assert host(client.machine) == before

@@ -25,7 +25,8 @@ the business of the frame path (`path.py`), which there is in two forms.
 
 With several connections each inner flow keeps to one: the path names a slot for
 each group, and the slots are the connections that this end may send on. With
-priority, the youngest of them carries frames of priority and nothing else.
+priority, the youngest of them carries frames of priority and none else of the host's.
+Frames of control take the connection with the least before it.
 
 Buffers. An inbound chunk belongs to the path and is free when stage 4 ends; what
 control gets is copied. A group belongs to the path until the next collection; what

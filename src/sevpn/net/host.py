@@ -249,6 +249,7 @@ class Host:
                 self._names.decide()
                 self._slot = self._free_slot()
                 self._gate.refuse_left_over()
+                # The journal first: a lock that nobody undoes would cut the network.
                 self._write_journal()
                 try:
                     self._hold()

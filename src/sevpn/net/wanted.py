@@ -276,11 +276,11 @@ def _warn_overlap(context: _Context) -> None:
 
 
 def _look_for_servers(context: _Context, servers: Collection[Address]) -> None:
-    """Refuse the address of a server that is dialled, and tell of one in the subnet."""
+    """Refuse the address of a server or proxy that is dialled, and tell of one in the subnet."""
     for address in context.addresses:
         for server in servers:
             if address.ip == server:
-                what = f"{server} is the address of the server itself, which could not be reached any more"
+                what = f"{server} is what the tunnel itself is connected to, and could not be reached any more"
                 if context.lease is None:
                     raise ConfigError(f"{what}: choose another --address")
                 raise LeaseError(
@@ -288,8 +288,8 @@ def _look_for_servers(context: _Context, servers: Collection[Address]) -> None:
                 )
             if server in address.network and not address.ip.is_link_local:
                 context.warn(
-                    f"the subnet in the tunnel, {address.network}, contains the address of the server, {server}: "
-                    "that one is reached outside the tunnel, and a host of the hub with the same address is not"
+                    f"the subnet in the tunnel, {address.network}, contains what the tunnel itself is connected to, {server}: "
+                    "that is reached outside the tunnel, and a host of the hub with the same address is not"
                 )
 
 
