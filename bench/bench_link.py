@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.candidates import TRAFFIC
+from bench.figures import MISSED, Line, at_least, plain
 
 from sevpn.testing.lab import SERVER, Client, Hub, Network, Up
 from sevpn.testing.link import LinkSpec, Way
@@ -67,34 +68,6 @@ WAYS: Final = {"outbound": False, "inbound": True}
 
 _GETFD: Final = 438  # pidfd_getfd: the same number on all architectures
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table."""
-
-    row: str
-    """What was measured."""
-
-    value: float
-    """The figure."""
-
-    unit: str
-    """Its unit."""
-
-    target: str
-    """What is promised; empty: nothing, it is there to compare."""
-
-    is_met: bool
-    """Whether the promise is kept."""
-
-
-def at_least(row: str, value: float, unit: str, limit: float) -> Figure:
-    return Figure(row, round(value, 3), unit, f">= {limit:g}", value >= limit)
-
-
-def plain(row: str, value: float, unit: str) -> Figure:
-    return Figure(row, round(value, 3), unit, "", True)  # noqa: FBT003 - nothing is promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +251,7 @@ def has_congestion(name: str) -> bool:
 # --- rows --------------------------------------------------------------------
 
 
-def clean(seconds: int, rounds: int) -> Iterator[Figure]:
+def clean(seconds: int, rounds: int) -> Iterator[Line]:
     """No loss: one connection's share of the link, and that of no VPN."""
     site = Site(CLEAN, seconds=seconds, rounds=rounds)
     try:
@@ -299,7 +272,7 @@ def _share(
     title: str,
     *,
     limit: float | None,
-) -> Iterator[Figure]:
+) -> Iterator[Line]:
     for machine in (client.machine, site.network.server):
         set_buffers(machine, buffers)
     assert CLEAN.rate_bits_per_s is not None
@@ -322,12 +295,12 @@ def _share(
                 yield plain(row, share, "of the link")
 
 
-def lossy(seconds: int, rounds: int) -> Iterator[Figure]:
+def lossy(seconds: int, rounds: int) -> Iterator[Line]:
     """1 % loss and cubic inside and outside: 8 connections against 1."""
     yield from _lossy("cubic", seconds, rounds)
 
 
-def bbr(seconds: int, rounds: int) -> Iterator[Figure]:
+def bbr(seconds: int, rounds: int) -> Iterator[Line]:
     """The same with BBR on the transport sockets."""
     if not has_congestion("bbr"):
         print("bbr: not in this kernel, no row", file=sys.stderr)
@@ -335,7 +308,7 @@ def bbr(seconds: int, rounds: int) -> Iterator[Figure]:
     yield from _lossy("bbr", seconds, rounds)
 
 
-def _lossy(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
+def _lossy(congestion: str, seconds: int, rounds: int) -> Iterator[Line]:
     site = Site(LOSSY, seconds=seconds, rounds=rounds)
     try:
         with (
@@ -361,7 +334,7 @@ def _compare(
     way: str,
     *,
     streams: int,
-) -> Iterator[Figure]:
+) -> Iterator[Line]:
     loads = [
         Load(client.machine, address, streams, WAYS[way], "cubic")
         for client, address in zip(clients, INNER, strict=True)
@@ -390,7 +363,7 @@ OFFICIAL: Final = (
 )
 
 
-def udp_rate(seconds: int, rounds: int) -> Iterator[Figure]:
+def udp_rate(seconds: int, rounds: int) -> Iterator[Line]:
     """A plain cable: UDP acceleration beside that of the official client."""
     site = Site(None, seconds=seconds, rounds=rounds)
     try:
@@ -425,7 +398,7 @@ def udp_rate(seconds: int, rounds: int) -> Iterator[Figure]:
         site.network.close()
 
 
-def _beside_official(way: str, rates: dict[str, list[float]]) -> Iterator[Figure]:
+def _beside_official(way: str, rates: dict[str, list[float]]) -> Iterator[Line]:
     for name, measured in rates.items():
         row = f"cable, UDP acceleration, {way}: {name}"
         yield plain(row, statistics.median(measured), "Mbit/s")
@@ -443,14 +416,14 @@ UDP: Final = {
 }
 
 
-def udp(seconds: int, rounds: int) -> Iterator[Figure]:
+def udp(seconds: int, rounds: int) -> Iterator[Line]:
     """RTT 50 ms, 1 % loss: UDP acceleration against one TCP connection."""
     yield from _udp("cubic", seconds, rounds)
     if has_congestion("bbr"):
         yield from _udp("bbr", seconds, rounds)
 
 
-def _udp(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
+def _udp(congestion: str, seconds: int, rounds: int) -> Iterator[Line]:
     site = Site(FARTHER, seconds=seconds, rounds=rounds)
     try:
         with contextlib.ExitStack() as stack:
@@ -479,7 +452,7 @@ def _udp(congestion: str, seconds: int, rounds: int) -> Iterator[Figure]:
 
 def _of_udp(
     where: str, taken: dict[str, list[tuple[float, float]]], *, is_promised: bool
-) -> Iterator[Figure]:
+) -> Iterator[Line]:
     medians = {
         name: (
             statistics.median(rate for rate, _ in rounds),
@@ -505,7 +478,7 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-ROWS: Final[dict[str, Callable[[int, int], Iterator[Figure]]]] = {
+ROWS: Final[dict[str, Callable[[int, int], Iterator[Line]]]] = {
     "clean": clean,
     "lossy": lossy,
     "bbr": bbr,
@@ -516,7 +489,7 @@ ROWS: Final[dict[str, Callable[[int, int], Iterator[Figure]]]] = {
 
 def rows(
     names: Sequence[str] = tuple(ROWS), *, seconds: int = 10, rounds: int = 3
-) -> Iterator[Figure]:
+) -> Iterator[Line]:
     """Measure, and yield each figure as soon as it is known; needs root.
 
     Args:
@@ -528,10 +501,6 @@ def rows(
     for name in names:
         is_steady = name in {"clean", "udp-rate"}
         yield from ROWS[name](seconds if is_steady else 3 * seconds, rounds)
-
-
-MISSED: Final = 3
-"""Exit code where a promise is missed; 1 is that of a crash."""
 
 
 def main() -> int:
@@ -564,7 +533,7 @@ def main() -> int:
     return 0 if is_met else MISSED
 
 
-def show(figure: Figure, *, as_json: bool) -> None:
+def show(figure: Line, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(figure)), flush=True)
         return

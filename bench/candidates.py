@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sevpn.testing.certs import make_authority
-from sevpn.testing.lab import SERVER, Network
+from sevpn.testing.lab import SERVER, Client, Network
 from sevpn.testing.machine import Machine, eventually
 from sevpn.testing.peers import OfficialClient
 from sevpn.testing.rivals import (
@@ -183,6 +183,58 @@ def official(
         )
 
 
+class OfficialAccount:
+    """Debian's client with an account for *place*, not connected yet."""
+
+    def __init__(
+        self, client: Client, place: Place, details: str, address: str
+    ) -> None:
+        self.client = client
+        self._inner = place.inner
+        self._it = OfficialClient(client.machine)
+        interface = self._it.connect(
+            server=f"{SERVER}:443",
+            hub=place.hub,
+            user="alice",
+            password="secret",
+            details=details,
+        )
+        client.machine.sh(
+            f"ip addr add {address}/24 dev {interface}; ip link set {interface} up"
+        )
+        self._it.disconnect()
+        eventually(lambda: not self.ports(), what="the end of the first session")
+
+    def connect(self) -> float:
+        """Connect; return the seconds until the first answer."""
+        began_at = time.monotonic()
+        self._it.command("AccountConnect t1")
+        eventually(self.is_answered, within_s=30, what="the first answer")
+        return time.monotonic() - began_at
+
+    def is_answered(self) -> bool:
+        """Whether the far end of the tunnel answers."""
+        return self.client.machine.pings(self._inner, wait_s=0.2)
+
+    def ports(self) -> set[str]:
+        """Return this host's ports of the open connections."""
+        said = self.client.machine.sh(f"ss -tnH dst {SERVER} dport = 443")
+        lines = [line.split() for line in said.splitlines()]
+        return {words[3] for words in lines if words[0] == "ESTAB"}
+
+
+def _openvpn(network: Network, client: Client, folder: Path) -> Joined:
+    return join_by_openvpn(network.server, client.machine, outer=SERVER, folder=folder)
+
+
+def _wireguard(network: Network, client: Client, _folder: Path) -> Joined:
+    return join_by_wireguard(network.server, client.machine, outer=SERVER)
+
+
+RIVALS: Final = {"openvpn": _openvpn, "wireguard-go": _wireguard}
+"""How the others join a client's machine to its network's server."""
+
+
 @contextlib.contextmanager
 def openvpn(network: Network, folder: Path) -> Generator[Candidate]:
     """OpenVPN.
@@ -193,15 +245,13 @@ def openvpn(network: Network, folder: Path) -> Generator[Candidate]:
     if reason := missing_openvpn():
         raise Missing(reason)
     with network.client() as client:
-        joined = join_by_openvpn(
-            network.server, client.machine, outer=SERVER, folder=folder
-        )
+        joined = _openvpn(network, client, folder)
         with _joined(network, client.machine, "openvpn", joined) as candidate:
             yield candidate
 
 
 @contextlib.contextmanager
-def wireguard(network: Network) -> Generator[Candidate]:
+def wireguard(network: Network, folder: Path) -> Generator[Candidate]:
     """WireGuard in user space.
 
     Raises:
@@ -210,7 +260,7 @@ def wireguard(network: Network) -> Generator[Candidate]:
     if reason := missing_wireguard():
         raise Missing(reason)
     with network.client() as client:
-        joined = join_by_wireguard(network.server, client.machine, outer=SERVER)
+        joined = _wireguard(network, client, folder)
         with _joined(network, client.machine, "wireguard-go", joined) as candidate:
             yield candidate
 

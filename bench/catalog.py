@@ -87,6 +87,7 @@ def _of_packets() -> list[Measure]:
                 Measure(f"pps/{key}", f"arrived: {where}", "1/s", "more"),
                 Measure(f"loss/{key}", f"lost: {where}", "%", "less"),
                 Measure(f"pcpu/{key}", f"client CPU: {where}", "µs/frame", "less"),
+                Measure(f"scpu/{key}", f"server CPU: {where}", "µs/frame", "less"),
             ]
     return found
 
@@ -127,6 +128,8 @@ MEASURES: Final = {
         Measure("start/securenat", "start to proven, SecureNAT", "s", "less"),
         Measure("start/dnsmasq", "start to proven, dnsmasq", "s", "less"),
         Measure("start/own", "start to proven, our server", "s", "less"),
+        Measure("start/answer", "start to the first answer", "s", "less"),
+        Measure("heal/answer", "heal after a reset, to the first answer", "s", "less"),
         Measure("heal/securenat", "heal after a reset, SecureNAT", "s", "less"),
         Measure("heal/own", "heal after a reset, our server", "s", "less"),
     ]

@@ -19,8 +19,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the stored document; another number is another meaning."""
+
+MISSED: Final = 3
+"""Exit code of a program that judges by itself, where a promise is missed; 1 is that of
+a crash."""
 
 Series = list[float | None]
 """A value for each round."""
@@ -41,6 +45,41 @@ class Spread:
 
     count: int
     """Rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure of a program that measures and judges by itself."""
+
+    row: str
+    """What was measured."""
+
+    value: float
+    """The figure."""
+
+    unit: str
+    """Its unit."""
+
+    target: str
+    """What is promised; empty: nothing, it is there to compare."""
+
+    is_met: bool
+    """Whether the promise is kept."""
+
+
+def at_least(row: str, value: float, unit: str, limit: float) -> Line:
+    """Return a line that promises *limit* or more."""
+    return Line(row, round(value, 3), unit, f">= {limit:g}", value >= limit)
+
+
+def at_most(row: str, value: float, unit: str, limit: float) -> Line:
+    """Return a line that promises *limit* or less."""
+    return Line(row, round(value, 3), unit, f"<= {limit:g}", value <= limit)
+
+
+def plain(row: str, value: float, unit: str) -> Line:
+    """Return a line that is there to compare."""
+    return Line(row, round(value, 3), unit, "", True)  # noqa: FBT003 - nothing is promised
 
 
 @dataclass
@@ -68,8 +107,9 @@ class Document:
     remarks: list[str] = field(default_factory=list)
     """What a reader of the figures must know."""
 
-    long_paths: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of bench_link.py, which judges them itself."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """What a program of its own measured and judged (`bench_link.py` and others): its
+    section, and the fields of :class:`Line`."""
 
     samples: dict[str, dict[str, Series]] = field(default_factory=dict)
     """By measure and candidate: a value for each round."""
@@ -86,7 +126,9 @@ class Document:
         self.missing = {
             name: reason for name, reason in self.missing.items() if name not in there
         } | later.missing
-        self.long_paths = later.long_paths or self.long_paths
+        sections = {line["section"] for line in later.lines}
+        kept = [line for line in self.lines if line["section"] not in sections]
+        self.lines = kept + later.lines
         self.remarks += later.remarks
 
     def series(self, measure: str, candidate: str) -> Series:

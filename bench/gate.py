@@ -5,8 +5,8 @@
 
 A ratio is worse when it has left what the rounds of both runs scatter over: the new
 median is beyond the stored run's worst round, and the stored median beyond the new
-run's best. Long paths have no rounds: one is worse if it kept its promise and does so
-no more. What the new run does not have is named.
+run's best. What a program of its own judged has no rounds: a line is worse if it kept
+its promise and does so no more. What the new run does not have is named.
 
 Exit code: 0 nothing is worse, 1 something is or is missing, 2 nothing can be compared.
 """
@@ -75,12 +75,12 @@ def missing(stored: Document, new: Document) -> list[str]:
         and item.figure.count >= _ROUNDS
         and item.target not in there
     ]
-    rows = {line["row"] for line in new.long_paths}
+    rows = {line["row"] for line in new.lines}
     return names + [row for row in _promised(stored) if row not in rows]
 
 
 def broken_promises(stored: Document, new: Document) -> list[str]:
-    """Return the rows of long paths that kept their promise, and do so no more."""
+    """Return the lines that kept their promise, and do so no more."""
     kept = {row for row, line in _promised(stored).items() if line["is_met"]}
     return [
         row
@@ -90,7 +90,7 @@ def broken_promises(stored: Document, new: Document) -> list[str]:
 
 
 def _promised(document: Document) -> dict[str, dict[str, Any]]:
-    return {line["row"]: line for line in document.long_paths if line["target"]}
+    return {line["row"]: line for line in document.lines if line["target"]}
 
 
 def is_worse(stored: Spread, new: Spread, *, is_at_least: bool) -> bool:

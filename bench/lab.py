@@ -177,7 +177,7 @@ class Lab:
             ),
             "official-own": lambda: official(self.own, key, TUNED, "10.77.0.12"),
             "openvpn": functools.partial(openvpn, self.network, self.folder),
-            "wireguard-go": functools.partial(wireguard, self.network),
+            "wireguard-go": functools.partial(wireguard, self.network, self.folder),
             "bare-tls": functools.partial(
                 bare_tls, self.network, self.folder, key, in_memory=False
             ),

@@ -18,11 +18,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from bench.bench_link import MISSED
-from bench.candidates import TRAFFIC, BareTls, Candidate, told
+from bench.candidates import (
+    RIVALS,
+    TRAFFIC,
+    BareTls,
+    Candidate,
+    OfficialAccount,
+    told,
+)
 from bench.catalog import PACES, STEADY_PER_S
-from bench.figures import percentile
-from bench.lab import OWN_GATEWAY, Lab
+from bench.figures import MISSED, percentile
+from bench.lab import INSTALLED, OWN_GATEWAY, Lab
 from bench.processes import resident_mib, usage, watch_memory
 
 from sevpn.testing.lab import SERVER, Client, Network, Up
@@ -153,7 +159,7 @@ def packets(lab: Lab) -> None:
                 sampled(
                     lab,
                     candidate.key,
-                    [f"pps/{key}", f"loss/{key}", f"pcpu/{key}"],
+                    [f"{name}/{key}" for name in ("pps", "loss", "pcpu", "scpu")],
                     functools.partial(_datagrams, candidate, key),
                 )
 
@@ -162,7 +168,7 @@ def _datagrams(candidate: Candidate, key: str) -> dict[str, float]:
     way, size, pace = key.split("/")
     per_second = STEADY_PER_S if pace == "steady" else 0
     payload = int(size) - _HEADERS if size == "64" else int(size)
-    before = usage(candidate.pid)
+    client, server = usage(candidate.pid), usage(candidate.server_pid)
     sent, came = one_way(
         candidate,
         is_inbound=way == "in",
@@ -171,14 +177,18 @@ def _datagrams(candidate: Candidate, key: str) -> dict[str, float]:
             *("--per-second", str(per_second)),
         ],
     )
-    used = usage(candidate.pid).since(before)
+    client, server = (
+        usage(candidate.pid).since(client),
+        usage(candidate.server_pid).since(server),
+    )
     count = came["count"]
     if not count:
         raise AssertionError("nothing arrived")
     return {
         f"pps/{key}": count / max(came["last_at"] - came["first_at"], 1e-3),
         f"loss/{key}": 100 * (1 - count / sent["sent"]),
-        f"pcpu/{key}": 1e6 * used.total_s / count,
+        f"pcpu/{key}": 1e6 * client.total_s / count,
+        f"scpu/{key}": 1e6 * server.total_s / count,
     }
 
 
@@ -322,7 +332,7 @@ def _form(lab: Lab) -> str:
 
 
 def start(lab: Lab) -> None:
-    """From the start of the process to the event `connected`."""
+    """From the start of the process to the event `connected`; of others to the first answer."""
     lives, form = _lives(lab), _form(lab)
     for number in range(lab.settings.rounds):
         print(f"  round {number + 1}", file=sys.stderr, flush=True)
@@ -330,6 +340,29 @@ def start(lab: Lab) -> None:
             with network.client() as client:
                 key = f"start/{name}"
                 sampled(lab, form, [key], functools.partial(_start, client, key, login))
+        with lab.network.client() as client:
+            measure = functools.partial(_start_official, lab, client)
+            sampled(lab, "official", ["start/answer"], measure)
+        for rival in RIVALS:
+            measure = functools.partial(_start_rival, lab, rival)
+            sampled(lab, rival, ["start/answer"], measure)
+
+
+def _start_official(lab: Lab, client: Client) -> dict[str, float]:
+    """From `AccountConnect` to the first answer, its address given: it has no DHCP."""
+    account = OfficialAccount(client, lab.official, INSTALLED, "198.51.100.13")
+    return {"start/answer": account.connect()}
+
+
+def _start_rival(lab: Lab, rival: str) -> dict[str, float]:
+    network = Network()
+    try:
+        with network.client() as client:
+            joined = RIVALS[rival](network, client, lab.folder)
+            joined.stop()
+            return {"start/answer": joined.took_s}
+    finally:
+        network.close()
 
 
 def _start(client: Client, name: str, login: tuple[str, ...]) -> dict[str, float]:
@@ -357,32 +390,63 @@ def heal(lab: Lab) -> None:
             network.client() as client,
             client.up(*login, password="secret") as tunnel,
         ):
-            for times in range(1, lab.settings.rounds + 1):
-                print(f"  round {times}: {name}", file=sys.stderr, flush=True)
-                time.sleep(11)  # a session that lasted is healed at once
-                key = f"heal/{name}"
-                sampled(
-                    lab,
-                    form,
-                    [key],
-                    functools.partial(_heal, tunnel, key, times, gateway),
-                )
+            measure = functools.partial(_heal, tunnel, f"heal/{name}", gateway)
+            _heals(lab, form, f"heal/{name}", measure)
+    with lab.network.client() as client:
+        account = OfficialAccount(client, lab.official, INSTALLED, "198.51.100.13")
+        account.connect()
+        _heals(
+            lab, "official", "heal/answer", functools.partial(_heal_official, account)
+        )
 
 
-def _heal(tunnel: Up, name: str, times: int, gateway: str) -> dict[str, float]:
-    # As a middlebox would reset it.
-    tunnel.client.machine.sh(f"ss -K dst {SERVER} dport = 443 > /dev/null")
+def _heals(
+    lab: Lab, who: str, key: str, measure: Callable[[], dict[str, float]]
+) -> None:
+    for times in range(lab.settings.rounds):
+        print(f"  round {times + 1}: {key}, {who}", file=sys.stderr, flush=True)
+        time.sleep(11)  # a session that lasted is healed at once
+        sampled(lab, who, [key], measure)
+
+
+def _reset(machine: Machine) -> None:
+    """Reset the connection to the server, as a middlebox would."""
+    machine.sh(f"ss -K dst {SERVER} dport = 443 > /dev/null")
+
+
+def _heal(tunnel: Up, name: str, gateway: str) -> dict[str, float]:
+    before = _comebacks(tunnel)
+    _reset(tunnel.client.machine)
     began_at = time.monotonic()
 
     def has_healed() -> bool:
-        status = tunnel.status()
-        resumed = (status.get("session") or {}).get("resumed", 0)
-        if status.get("counters", {}).get("reconnects", 0) + resumed != times:
-            return False
-        return tunnel.client.machine.pings(gateway, wait_s=0.2)
+        return _comebacks(tunnel) > before and tunnel.client.machine.pings(
+            gateway, wait_s=0.2
+        )
 
     eventually(has_healed, within_s=30, what="healing")
     return {name: time.monotonic() - began_at}
+
+
+def _comebacks(tunnel: Up) -> int:
+    """Return how often the session was begun anew or taken up again."""
+    status = tunnel.status()
+    resumed: int = (status.get("session") or {}).get("resumed", 0)
+    reconnects: int = status.get("counters", {}).get("reconnects", 0)
+    return reconnects + resumed
+
+
+def _heal_official(account: OfficialAccount) -> dict[str, float]:
+    before = account.ports()
+    _reset(account.client.machine)
+    began_at = time.monotonic()
+    # What is in flight may still be answered: another connection has to be there.
+    eventually(
+        lambda: account.ports() - before and account.is_answered(),
+        within_s=90,
+        what="healing",
+    )
+    return {"heal/answer": time.monotonic() - began_at}
 
 
 def footprint(lab: Lab) -> None:
@@ -404,33 +468,85 @@ def footprint(lab: Lab) -> None:
             lab.document.add("memory/idle", key, resident_mib(pid))
 
 
+# --- programs that judge by themselves ---------------------------------------
+
+
 def link(lab: Lab) -> None:
-    """Long paths: bench_link.py, which has a lab of its own; of one round, a part."""
+    """Long paths: of one round, a part."""
+    is_short = lab.settings.rounds == 1
+    _long_paths(lab, ("clean",) if is_short else ("clean", "lossy", "bbr"))
+
+
+def udp_rate(lab: Lab) -> None:
+    """UDP acceleration on a plain cable, beside that of the official client."""
+    _long_paths(lab, ("udp-rate",), "UDP acceleration, plain cable")
+
+
+def udp(lab: Lab) -> None:
+    """UDP acceleration on a long path with loss; half an hour."""
+    _long_paths(lab, ("udp",), "UDP acceleration, long paths")
+
+
+def _long_paths(lab: Lab, names: Sequence[str], section: str = "Long paths") -> None:
     seconds, rounds = 3 * lab.settings.seconds + 1, lab.settings.few
     words = ["--seconds", str(seconds), "--rounds", str(rounds)]
-    # Those of UDP acceleration take an hour, and are asked for by name.
-    for name in ("clean",) if rounds == 1 else ("clean", "lossy", "bbr"):
+    for name in names:
         words += ["--row", name]
+    _judging(lab, section, "bench_link", *words)
+
+
+def roam(lab: Lab) -> None:
+    """How soon a tunnel is back after another uplink and a wake-up."""
+    _judging(lab, "Roaming", "bench_roam", "--rounds", str(lab.settings.rounds))
+
+
+def host(lab: Lab) -> None:
+    """How long the routes, the name servers and the lock take."""
+    rounds = 4 * lab.settings.rounds
+    _judging(lab, "This host", "bench_host", "--rounds", str(rounds))
+
+
+def habits(lab: Lab) -> None:
+    """What each habit of the pump is for: the same client without it."""
+    rounds, seconds = lab.settings.few, lab.settings.seconds
+    words = ["--rounds", str(rounds), "--seconds", str(seconds)]
+    _judging(lab, "Habits", "bench_habits", *words)
+
+
+def _judging(lab: Lab, section: str, program: str, *words: str) -> None:
+    """Run a program that has a lab of its own, and take its lines."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.bench_link", "--json", *words],
+        [sys.executable, "-m", f"bench.{program}", "--json", *words],
         cwd=TRAFFIC.parents[1],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    lab.document.long_paths = [json.loads(line) for line in done.stdout.splitlines()]
+    lab.document.lines += [
+        {"section": section} | json.loads(line) for line in done.stdout.splitlines()
+    ]
     if done.returncode not in (0, MISSED):
-        lab.document.remarks.append(f"bench_link ended with status {done.returncode}")
+        lab.document.remarks.append(
+            f"{section}: {program} ended with status {done.returncode}"
+        )
 
 
 ROWS: Final[dict[str, Callable[[Lab], None]]] = {
     "start": start,
     "footprint": footprint,
+    "host": host,
     "burst": burst,
     "echoes": echoes,
     "packets": packets,
     "throughput": throughput,
     "heal": heal,
+    "habits": habits,
+    "roam": roam,
+    "udp-rate": udp_rate,
     "link": link,
+    "udp": udp,
 }
 """In this order: what needs quiet comes before what leaves memory full."""
+
+ON_DEMAND: Final = frozenset({"udp"})
+"""These take part only when they are asked for."""

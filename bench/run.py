@@ -33,7 +33,7 @@ from bench.figures import Document
 from bench.gate import RESULTS
 from bench.lab import Lab, Settings
 from bench.plot import draw
-from bench.rows import ROWS
+from bench.rows import ON_DEMAND, ROWS
 from bench.table import judged, page
 
 from sevpn.testing.peers import PEERS, missing_peers
@@ -56,6 +56,9 @@ def main() -> int:
     )
     with Lab(settings, document) as lab:
         for name in options.row or ROWS:
+            if not options.row and name in ON_DEMAND:
+                document.remarks.append(f"only on demand: {name}")
+                continue
             if name in options.skip:
                 document.remarks.append(f"left out: {name}")
                 continue
@@ -87,7 +90,7 @@ def _run(name: str, lab: Lab) -> None:
 def is_kept(document: Document) -> bool:
     """Whether all that was measured is as promised."""
     return all(item.verdict != "missed" for item in judged(document)) and all(
-        line["is_met"] for line in document.long_paths
+        line["is_met"] for line in document.lines
     )
 
 
@@ -174,7 +177,8 @@ def _merged(stored: Path, later: Document) -> Document:
 
 def _store(document: Document, options: argparse.Namespace) -> None:
     is_whole = not options.row and not options.quick
-    name = f"{document.at[:10]}-{os.cpu_count()}-cores-{platform.machine()}.json"
+    at = document.at[:16].replace(" ", "-").replace(":", "")
+    name = f"{at}-{os.cpu_count()}-cores-{platform.machine()}.json"
     path: Path | None = options.into
     if options.output or (is_whole and not path):
         path = (options.output or RESULTS) / name

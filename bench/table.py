@@ -3,14 +3,15 @@
 
 promises        each target: the figure with its spread, the limit, the verdict
 measures        tables with a column for each candidate, medians
+sections        what other programs measured and judged: long paths, roaming …
 circumstances   host, versions, forms, who was missing, remarks
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from bench.catalog import CANDIDATES, MEASURES, TARGETS, Target
 from bench.figures import Document, Spread, ratios, spread
@@ -110,7 +111,7 @@ def page(document: Document) -> str:
         *promises(document),
         "",
         *measures(document),
-        *long_paths(document),
+        *sections(document),
         *circumstances(document),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -144,7 +145,7 @@ _SECTIONS: Final = {
     "Throughput": ("rate/",),
     "Processor time per GB": ("cpu/", "kernel/", "server-cpu/"),
     "What is busy": ("client-thread/", "server-thread/"),
-    "Packets": ("pps/", "loss/", "pcpu/", "burst/"),
+    "Packets": ("pps/", "loss/", "pcpu/", "scpu/", "burst/"),
     "Round trips": ("added/", "rtt/"),
     "Memory, start, idle": ("memory/", "idle/", "start/", "heal/"),
 }
@@ -183,24 +184,25 @@ def _table(document: Document, keys: Sequence[str], who: Sequence[str]) -> list[
     return lines
 
 
-def long_paths(document: Document) -> list[str]:
-    """Return the table of the emulated link."""
-    if not document.long_paths:
-        return []
-    lines = [
-        "## Long paths",
-        "",
-        "| what | figure | promised | |",
-        "| --- | --- | --- | --- |",
-    ]
-    for line in document.long_paths:
-        verdict = (
-            "" if not line["target"] else "met" if line["is_met"] else "**missed**"
-        )
-        lines.append(
-            f"| {line['row']} | {number(line['value'])} {line['unit']} | {line['target']} | {verdict} |"
-        )
-    return [*lines, ""]
+def sections(document: Document) -> list[str]:
+    """Return a table of what each program measured and judged by itself."""
+    lines: list[str] = []
+    for title in dict.fromkeys(line["section"] for line in document.lines):
+        lines += [
+            f"## {title}",
+            "",
+            "| what | figure | promised | |",
+            "| --- | --- | --- | --- |",
+            *(_line(line) for line in document.lines if line["section"] == title),
+            "",
+        ]
+    return lines
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    verdict = "" if not line["target"] else "met" if line["is_met"] else "**missed**"
+    figure = f"{number(line['value'])} {line['unit']}"
+    return f"| {line['row']} | {figure} | {line['target']} | {verdict} |"
 
 
 def circumstances(document: Document) -> list[str]:

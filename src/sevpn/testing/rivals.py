@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,9 @@ class Joined:
 
     interface: str
     """The interface's name, on both machines."""
+
+    took_s: float
+    """From the start of the client to the first answer."""
 
     def stop(self) -> None:
         """End both."""
@@ -109,27 +113,34 @@ def join_by_openvpn(
     addresses = ("10.67.0.1", "10.67.0.2")
     listening = ["--tls-server", "--dh", "none", "--lport", "1195"]
     calling = ["--tls-client", "--remote", outer, "1195", "--nobind"]
-    joined = Joined(
-        server=_openvpn(server, here, there, addresses[0], listening),
-        client=_openvpn(client, there, here, addresses[1], calling),
-        server_address=addresses[0],
-        client_address=addresses[1],
-        interface="ovpn0",
+    listener = _openvpn(server, here, there, addresses[0], listening)
+    eventually(
+        lambda: ":1195 " in server.sh("ss -lunH"), what="the start of OpenVPN's server"
     )
-    _await_answer(joined, client, "OpenVPN")
-    return joined
+    began_at = time.monotonic()
+    caller = _openvpn(client, there, here, addresses[1], calling)
+    took_s = _await_answer((listener, caller), client, addresses[0], began_at)
+    return Joined(listener, caller, addresses[0], addresses[1], "ovpn0", took_s)
 
 
-def _await_answer(joined: Joined, client: Machine, what: str) -> None:
+def _await_answer(
+    processes: Sequence[subprocess.Popen[str]],
+    client: Machine,
+    address: str,
+    began_at: float,
+) -> float:
+    """Wait for the first answer through the tunnel; return how long it took."""
     try:
         eventually(
-            lambda: client.pings(joined.server_address, wait_s=0.3),
+            lambda: client.pings(address, wait_s=0.3),
             within_s=20,
-            what=f"the first answer through {what}",
+            what=f"the first answer of {address}",
         )
     except AssertionError:
-        joined.stop()
+        for process in processes:
+            end(process)
         raise
+    return time.monotonic() - began_at
 
 
 def _openvpn(
@@ -173,16 +184,17 @@ def join_by_wireguard(server: Machine, client: Machine, *, outer: str) -> Joined
     addresses = ("10.66.0.1", "10.66.0.2")
     processes: list[subprocess.Popen[str]] = []
     keys: list[str] = []
+    began_at = 0.0
     for machine, address in zip((server, client), addresses, strict=True):
+        began_at = time.monotonic()
         processes.append(_wireguard(machine))
         keys.append(_private_key(machine))
         machine.sh(f"ip addr add {address}/24 dev wg0; ip link set wg0 up")
     _wg(server, "listen-port", "51820", "peer", keys[1], "allowed-ips", "10.66.0.2/32")
     calling = ["endpoint", f"{outer}:51820", "allowed-ips", "10.66.0.1/32"]
     _wg(client, "peer", keys[0], *calling)
-    joined = Joined(processes[0], processes[1], addresses[0], addresses[1], "wg0")
-    _await_answer(joined, client, "wireguard-go")
-    return joined
+    took_s = _await_answer(processes, client, addresses[0], began_at)
+    return Joined(processes[0], processes[1], addresses[0], addresses[1], "wg0", took_s)
 
 
 def _wireguard(machine: Machine) -> subprocess.Popen[str]:

@@ -93,7 +93,7 @@ def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
     document = Document(
         samples={"heal/own": {"sevpn": [9.0]}, "idle/cpu": {"sevpn": [0.1]}},
         missing={"sevpn": "not compiled", "openvpn": "no package"},
-        long_paths=[{"row": "old"}],
+        lines=[{"section": "Long paths", "row": "old"}],
         remarks=["first"],
     )
 
@@ -111,5 +111,5 @@ def test_what_was_measured_again_takes_the_place_of_what_there_was() -> None:
         "idle/cpu": {"sevpn": [0.1]},
     }
     assert document.missing == {"openvpn": "no package", "wireguard-go": "no package"}
-    assert document.long_paths == [{"row": "old"}]
+    assert document.lines == [{"section": "Long paths", "row": "old"}]
     assert document.remarks == ["first", "second"]

@@ -60,7 +60,7 @@ def long_path(row: str, *, is_met: bool, target: str = ">= 3") -> dict[str, obje
 
 def test_what_the_new_run_does_not_have_is_named() -> None:
     stored, new = run(2.0, 2.1, 2.2), run(2.0)
-    stored.long_paths = [
+    stored.lines = [
         long_path("promised", is_met=True),
         long_path("told", is_met=True, target=""),
     ]
@@ -74,8 +74,8 @@ def test_what_the_new_run_does_not_have_is_named() -> None:
 
 def test_a_long_path_is_worse_when_its_promise_is_not_kept_any_more() -> None:
     stored, new = run(2.0, 2.1, 2.2), run(2.0, 2.1, 2.2)
-    stored.long_paths = [long_path("a", is_met=True), long_path("b", is_met=False)]
-    new.long_paths = [long_path("a", is_met=False), long_path("b", is_met=False)]
+    stored.lines = [long_path("a", is_met=True), long_path("b", is_met=False)]
+    new.lines = [long_path("a", is_met=False), long_path("b", is_met=False)]
 
     assert broken_promises(stored, new) == ["a"]
     assert broken_promises(new, stored) == []

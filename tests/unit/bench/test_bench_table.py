@@ -141,13 +141,14 @@ def test_each_line_of_a_table_has_as_many_cells_as_its_head() -> None:
 def test_the_page_shows_the_long_paths() -> None:
     filled = document({})
     line = {
+        "section": "Long paths",
         "row": "100 ms",
         "value": 0.9,
         "unit": "x",
         "target": ">= 0.8",
         "is_met": True,
     }
-    filled.long_paths = [line, line | {"is_met": False}, line | {"target": ""}]
+    filled.lines = [line, line | {"is_met": False}, line | {"target": ""}]
 
     text = page(filled)
 
