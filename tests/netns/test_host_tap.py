@@ -329,6 +329,24 @@ def test_a_driver_that_cannot_switch_the_carrier_is_told_from_one_that_is_gone(
 
 
 @sandboxed
+@pytest.mark.parametrize("request_name", ["_TUNSETVNETHDRSZ", "_TUNSETVNETLE"])
+def test_a_driver_that_lets_nobody_choose_the_header_has_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    monkeypatch.setattr(tap_module, request_name, 0x400454EE)  # no request at all
+    tap = open_tap(offload=True)
+    ip(f"link set {tap.name} up")
+    tap.set_carrier(True)
+
+    assert tap.has_header
+    before = received(tap)
+    frame = bytes.fromhex("ffffffffffff5e00000000010806") + bytes(46)
+    assert tap.write(frame) == len(frame)
+    assert received(tap) == before + 1
+    tap.close()
+
+
+@sandboxed
 def test_a_driver_that_takes_no_offload_leaves_the_cutting_to_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
