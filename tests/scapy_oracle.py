@@ -22,6 +22,7 @@ from scapy.layers.inet import IP, TCP, UDP  # noqa: E402 - see above
 from scapy.layers.inet6 import (  # noqa: E402 - see above
     IPv6,
     IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Ether",
     "IPv6",
     "IPv6ExtHdrDestOpt",
+    "IPv6ExtHdrFragment",
     "IPv6ExtHdrHopByHop",
     "IPv6ExtHdrRouting",
     "Packet",

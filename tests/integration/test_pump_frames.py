@@ -38,6 +38,37 @@ def test_a_single_frame_of_the_host_goes_out_at_once() -> None:
         assert far.frames(1) == [tcp_frame(1)]
 
 
+def test_a_single_frame_waits_for_no_clock() -> None:
+    """There is no moment for which a frame is kept: time stands still here."""
+    with PumpRig(clock=lambda: 1000.0) as rig:
+        far = rig.attach()
+        for number in range(3):
+            rig.port.host_sends(tcp_frame(number))
+
+            assert far.frames(1) == [tcp_frame(number)]
+
+
+def test_a_hundred_acknowledgements_at_once_are_a_turn_or_two() -> None:
+    turns = 0
+
+    def clock() -> float:
+        nonlocal turns
+        turns += 1
+        return time.monotonic()
+
+    acknowledgements = [tcp_frame(number, size=66) for number in range(100)]
+    with PumpRig(clock=clock) as rig:
+        far = rig.attach()
+        far.keepalives(1)
+        rig.turn()
+        before = turns
+        far.send(encode_batch(acknowledgements))
+
+        assert [rig.port.host_receives() for _ in range(100)] == acknowledgements
+        # Two looks at the clock for each turn.
+        assert turns - before <= 10
+
+
 def test_frames_of_the_host_arrive_whole_and_in_order() -> None:
     sent = [tcp_frame(number, size=60 + number % 1455) for number in range(3000)]
     with PumpRig() as rig:

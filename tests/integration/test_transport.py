@@ -307,6 +307,22 @@ def test_each_address_is_named_with_its_reason() -> None:
     assert "vpn.test port 1" in str(caught.value)
 
 
+def test_a_connection_sends_at_once_and_keeps_little_in_the_kernel() -> None:
+    """No Nagle; TCP_NOTSENT_LOWAT: what is not sent yet stays where it can be counted."""
+    from ipaddress import ip_address as ip
+
+    async def options(port: int) -> list[int]:
+        sock, _ = await dial([ip("127.0.0.1")], port, host="vpn.test")
+        with sock:
+            return [
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_NODELAY, 25)
+            ]
+
+    with listening(silent) as port:
+        assert asyncio.run(options(port)) == [1, 128 * 1024]
+
+
 def test_what_the_caller_does_between_look_up_and_dialling_may_fail() -> None:
     async def run(port: int) -> None:
         async def refuse(_: Sequence[Address]) -> None:

@@ -13,6 +13,8 @@ import contextlib
 import errno
 import itertools
 import os
+import platform
+import socket
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ import pytest
 from kernel_forms import Form, each_form
 from kernel_packets import ACK, ECE, PSH, Segment, frames_of, run_of
 from kernel_traffic import assert_same_traffic
+from scapy_oracle import UDP, Ether
 from sevpn.net.tap import Tap, open_tap
 from sevpn.testing.sandbox import ip, sandboxed
 
@@ -149,6 +152,56 @@ def test_what_was_merged_crosses_the_host_whole_and_is_cut_here(form: Form) -> N
 
     indexed = [(frame, _index_of(frame, frames)) for frame in received]
     assert_same_traffic(frames, indexed)
+
+
+@each_form
+@sandboxed
+def test_datagrams_that_the_host_leaves_together_are_cut_here(form: Form) -> None:
+    """UDP segmentation: from Linux 6.2 on; an older one cuts them itself."""
+    tap = open_tap("uso0", offload=True)
+    ip("link set uso0 addrgenmode none up")
+    ip("address add 10.9.0.1/24 dev uso0")
+    ip("neigh replace 10.9.0.2 lladdr 5e:00:00:00:00:02 dev uso0 nud permanent")
+    tap.set_carrier(True)
+    data = bytes(range(250)) * 18
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+        sock.bind(("10.9.0.1", 5000))
+
+        sock.sendto(data, ("10.9.0.2", 6000))
+        whole = gather_datagrams(lambda: [_read(tap) or b""], bytes_wanted=len(data))
+        sock.sendto(data, ("10.9.0.2", 6000))
+        cutter = form.cutter(tap.fileno(), has_header=True)
+        frames = gather_datagrams(
+            lambda: frames_of(
+                cutter.out, cutter.collect(ALL, ALL, 1, has_priority=False)
+            ),
+            bytes_wanted=len(data),
+        )
+    tap.close()
+
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 2):
+        assert [packet[1] & 0x7F for packet in whole] == [
+            5
+        ]  # VIRTIO_NET_HDR_GSO_UDP_L4
+    assert [len(frame) - 42 for frame in frames] == [1000] * 4 + [500]
+    assert b"".join(frame[42:] for frame in frames) == data
+    for frame in frames:
+        packet = Ether(frame)
+        said = packet[UDP].chksum
+        del packet[UDP].chksum
+        assert Ether(bytes(packet))[UDP].chksum == said
+
+
+def gather_datagrams(
+    read: Callable[[], Sequence[bytes]], *, bytes_wanted: int
+) -> list[bytes]:
+    """Read until so much payload of UDP port 6000 has come."""
+    until = time.monotonic() + 5
+    found: list[bytes] = []
+    while sum(map(len, found)) < bytes_wanted and time.monotonic() < until:
+        found += [data for data in read() if b"\x13\x88\x17\x70" in data[:60]]
+    return found
 
 
 @each_form

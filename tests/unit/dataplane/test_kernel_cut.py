@@ -34,6 +34,7 @@ from scapy_oracle import (
     Ether,
     IPv6,
     IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
     Packet,
@@ -886,6 +887,24 @@ def test_all_fragments_of_a_datagram_have_one_slot(form: Form) -> None:
 
 
 @each_form
+def test_all_fragments_of_a_datagram_of_ipv6_have_one_slot(form: Form) -> None:
+    """Each looks as if it had other ports: the later ones have none."""
+    for port in range(1, 6):
+        datagram = bytes(UDP(sport=port, dport=53) / Raw(bytes(range(250)) * 12))
+        fragments = [
+            NO_OFFLOAD
+            + bytes(
+                ETHER
+                / ip6()
+                / IPv6ExtHdrFragment(nh=17, id=port, m=more, offset=at // 8)
+                / Raw(datagram[at : at + 1000])
+            )
+            for at, more in ((0, 1), (1000, 1), (2000, 0))
+        ]
+        assert len(set(slots_of(form, fragments))) == 1
+
+
+@each_form
 def test_frames_of_no_flow_go_by_their_addresses(form: Form) -> None:
     for last in range(1, 6):
         ether = Ether(dst=f"5e:af:00:00:00:0{last}", src="5e:af:00:00:00:02")
@@ -897,6 +916,10 @@ def test_frames_of_no_flow_go_by_their_addresses(form: Form) -> None:
                 NO_OFFLOAD + bytes(ether)[:12] + b"\x08\x00" + bytes(19),
                 NO_OFFLOAD + bytes(ether)[:12] + b"\x86\xdd\x60" + bytes(38),
                 NO_OFFLOAD + bytes(ether)[:12] + b"\x81\x00\x00\x05",
+                NO_OFFLOAD
+                + bytes(ether)[:12]
+                + b"\x88\xa8\x00\x05\x08\x00"
+                + bytes(28),
             ],
         )
         assert len(set(found)) == 1

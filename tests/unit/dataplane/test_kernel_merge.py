@@ -403,6 +403,9 @@ OF_IPV6: dict[str, dict[str, Any]] = {
     "hop-by-hop options": {"extension": b"\0\1\4\0\0\0\0", "extension_kind": 0},
     "authentication": {"extension": b"\0" * 15, "extension_kind": 51},
     "an unknown header": {"extension": b"\0" * 7, "extension_kind": 200},
+    "a fragment alone": {"extension": b"\0" * 7, "extension_kind": 44},
+    "the first fragment": {"extension": b"\0\0\1\0\0\0\7", "extension_kind": 44},
+    "a later fragment": {"extension": b"\0\0\x10\0\0\0\7", "extension_kind": 44},
 }
 CASES = [
     *(pytest.param(4, fields, id=f"IPv4: {name}") for name, fields in DIFFERENCES.items()),
@@ -590,6 +593,16 @@ def test_no_frame_is_read_beyond_its_end(form: Form, segment: Segment) -> None:
         assert sorted(packets) == sorted(
             [NO_OFFLOAD + segment.frame(), *written(form, [frame[:size]])]
         )
+
+
+@each_form
+def test_behind_the_tag_of_a_provider_nothing_is_merged(form: Form) -> None:
+    frames = [
+        frame[:12] + b"\x88\xa8\0\5" + frame[12:]
+        for frame in (segment.frame() for segment in run_of(3))
+    ]
+
+    assert written(form, frames) == [NO_OFFLOAD + frame for frame in frames]
 
 
 @each_form
