@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -15,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from sevpn.dataplane.buffers import join_batch
+from sevpn.dataplane.choice import LOOK_S
 from sevpn.dataplane.datagrams import DatagramSocket
 from sevpn.dataplane.kernel.rc4 import rc4
 from sevpn.dataplane.udpflow import Rest, UdpFlow, choose_rc4
@@ -270,6 +272,36 @@ class Calls:
     def sendto(self, *arguments: Any) -> int:
         self.count += 1
         return self._sock.sendto(*arguments)
+
+
+def test_a_path_that_was_narrow_is_tried_again_after_ten_minutes(ends: Ends) -> None:
+    ends.live(12.0)
+    kernel = NoCut(ends.client._socket._socket, 1300)
+    ends.client._socket._socket = cast("socket.socket", kernel)
+    large = batch(bytes(1400))
+    wide = bytes(60) + (1500).to_bytes(4, sys.byteorder) + bytes(200)
+
+    def goes_by_tcp() -> bool:
+        ends.now += LOOK_S
+        ends.client.look(wide, ends.now)
+        return ends.client.send(large, ends.now).frames == 1
+
+    assert goes_by_tcp()
+    kernel._path = 1500  # the tunnel goes another way now
+    assert goes_by_tcp(), "nothing of this size is even tried"
+    ends.now += 600.0
+    ends.live(15.0)
+    assert not goes_by_tcp()
+
+
+def test_a_path_that_becomes_narrower_is_believed_at_once(ends: Ends) -> None:
+    ends.live(12.0)
+    large = batch(bytes(1400))
+    for path, count in ((1500, 0), (1400, 1), (1500, 0)):
+        ends.now += LOOK_S
+        info = bytes(60) + path.to_bytes(4, sys.byteorder) + bytes(200)
+        ends.client.look(info, ends.now)
+        assert ends.client.send(large, ends.now).frames == count
 
 
 def test_a_library_without_rc4_leaves_version_1_to_our_own() -> None:

@@ -146,7 +146,10 @@ def _udp(udp: Udp) -> str:
     """Return what UDP does, and why."""
     version = "" if udp.version is None else f", version {udp.version}"
     reason = "" if udp.reason is None else f": {udp.reason}"
-    return f"{udp.state}{version}{reason}"
+    dropped = ", ".join(
+        f"{count} {cause}" for cause, count in udp.dropped_datagrams.items()
+    )
+    return f"{udp.state}{version}{reason}" + (dropped and f"; not taken: {dropped}")
 
 
 def _connections(session: Session) -> str:

@@ -49,6 +49,10 @@ State = Literal["off", "probing", "up"]
 
 _DEFAULT_MTU: Final = 1500
 _SMALLEST_MTU: Final = 1280
+
+_NARROW_S: Final = 600.0
+"""How long a path that refused a datagram counts as narrow: as long as the kernel keeps
+what routers say of it (ip(7), mtu_expires)."""
 """What IPv6 promises, and what practically all paths of IPv4 take."""
 
 _HEADERS: Final = {4: 28, 6: 48}
@@ -110,6 +114,7 @@ class UdpFlow:
         self._sample: TcpSample | None = None
         self._look_at = -math.inf
         self._mtu = _DEFAULT_MTU
+        self._narrow_until = -math.inf
         self._unanswered = 0
 
     def fileno(self) -> int:
@@ -257,6 +262,7 @@ class UdpFlow:
             if self._mtu <= _SMALLEST_MTU:
                 self.end("the path takes no packet of 1280 bytes")
             self._mtu = _SMALLEST_MTU
+            self._narrow_until = now + _NARROW_S
         large += small[done:]
         return Rest(_batches_of(large), len(large), sum(map(len, large)))
 
@@ -302,10 +308,9 @@ class UdpFlow:
         if now < self._look_at or self.is_over:
             return
         self._look_at = now + LOOK_S
-        if len(tcp_info) >= _PATH_MTU.size:
-            self._mtu = min(
-                self._mtu, max(_PATH_MTU.unpack_from(tcp_info)[0], _SMALLEST_MTU)
-            )
+        if len(tcp_info) >= _PATH_MTU.size and now >= self._narrow_until:
+            path_mtu = max(_PATH_MTU.unpack_from(tcp_info)[0], _SMALLEST_MTU)
+            self._mtu = min(_DEFAULT_MTU, path_mtu)
         sample = read_sample(tcp_info)
         before, self._sample = self._sample, sample
         if sample is None and self._wish == "auto" and self.state == "off":

@@ -18,6 +18,7 @@ from sevpn.metrics.snapshot import (
     State,
     Tls,
     Tunnel,
+    Udp,
 )
 
 STATES: tuple[State, ...] = get_args(State)
@@ -147,6 +148,15 @@ def test_several_connections_are_counted(session: dict[str, Any], words: str) ->
     tls = Tls(version="TLSv1.3", cipher="AES")
     lines = shown(session=Session(name="S", tls=tls, **session))
     assert lines["session:"] == f"S, TLSv1.3 AES{words}"
+
+
+def test_datagrams_that_were_not_taken_are_told_by_reason() -> None:
+    udp = Udp(state="up", version=2, dropped_datagrams={"foreign": 3, "stale": 1})
+    session = Session(name="S", tls=Tls(version="TLSv1.3", cipher="AES"), udp=udp)
+
+    lines = shown(session=session)
+
+    assert lines["udp:"] == "up, version 2; not taken: 3 foreign, 1 stale"
 
 
 @pytest.mark.parametrize(
