@@ -19,6 +19,9 @@ kernel finds those, both answered by what the long way round has found out for t
 port. That knowledge is thrown away each second, and at once when a table changes, so
 it can be neither stale nor keep an address alive.
 
+A session in monitor mode gets a copy of each frame that got in, and nothing else; while
+there is one, all frames go the long way round.
+
 The hub polls each address it knows, from a MAC 00:AE:… of its own, and forgets
 those that stay silent. Real hubs forget lazily, when a new address comes; this one
 in time, which is the worst case of theirs.
@@ -192,6 +195,7 @@ class Hub:
         """Frames dropped, by the rule that did it."""
         self.ports: list[Port] = []
         """What is plugged in."""
+        self._monitors: list[Port] = []
         self._clock = clock
         self._address_life_s = address_life_s
         self._lease_life_s = lease_life_s
@@ -225,6 +229,8 @@ class Hub:
     def plug(self, port: Port) -> None:
         """Add a port."""
         self.ports.append(port)
+        if port.policy.monitor_port:
+            self._monitors.append(port)
         self._forget_routes()
 
     def unplug(self, port: Port) -> None:
@@ -232,6 +238,8 @@ class Hub:
         if port not in self.ports:
             return
         self.ports.remove(port)
+        if port in self._monitors:
+            self._monitors.remove(port)
         for key in port.macs:
             self._macs.pop(key, None)
         for key in port.addresses:
@@ -317,6 +325,8 @@ class Hub:
         outboxes: _Outboxes = {}
         last: Port | None = None
         outbox: list[FrameBytes] = []
+        if self._monitors:  # who see only what is looked at
+            others, bulk = [*bulk, *others], ()
         for frame in bulk:
             try:
                 key, address = _KEYS(frame)
@@ -337,6 +347,9 @@ class Hub:
             target.deliver(frames)
 
     def _forward_stretch(self, source: Port, stretch: Stretch) -> None:
+        if self._monitors:
+            self._forward(source, stretch.frames(), ())
+            return
         now = self._freshened()
         ready = _Ready(stretch)
         data, starts, sizes = stretch.data, stretch.starts, stretch.sizes
@@ -373,12 +386,16 @@ class Hub:
             self.drops[reason] += 1
             return
         self._snoop(whole, now)
+        for monitor in self._monitors:
+            outboxes.setdefault(monitor, []).append(whole)
         for target in self._targets(source, whole):
             outboxes.setdefault(target, []).append(whole)
 
     def _refuse(self, source: Port, frame: bytes, now: float) -> str:
         """Return why the frame does not get in, or nothing; learn from it if it does."""
         destination, sender, kind = frame[:6], frame[6:12], frame[12:14]
+        if source.policy.monitor_port:
+            return "monitor"
         if not has_frame_shape(frame) or sender == self.mac:
             return "malformed"
         reason = _filtered(source.policy, frame)
@@ -414,7 +431,7 @@ class Hub:
         return [target]
 
     def _may_reach(self, source: Port, target: Port, frame: bytes) -> bool:
-        if target is source:
+        if target is source or target.policy.monitor_port:
             return False
         if source.policy.privacy_filter and target.policy.privacy_filter:
             return False

@@ -172,7 +172,9 @@ def decide(
     return Granted(
         hub=hub.config.name,
         user=user,
-        policy=policy.for_session(is_bridge=login.needs_bridge_mode),
+        policy=policy.for_session(
+            is_bridge=login.needs_bridge_mode, is_monitor=login.needs_monitor_mode
+        ),
         max_connections=_connections(login, policy),
         is_half_duplex=login.options.half_connection,
         has_qos=_has_qos(login, policy),
@@ -239,7 +241,7 @@ def _check_rights(login: LoginRequest, policy: Policy) -> int:
         return Code.VERSION
     if not policy.access:
         return Code.ACCESS_DENIED
-    if login.needs_monitor_mode:
+    if login.needs_monitor_mode and not policy.monitor_port:
         return Code.MONITOR_DENIED
     if login.needs_bridge_mode and policy.no_bridge and policy.no_routing:
         return Code.BRIDGE_DENIED

@@ -64,6 +64,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     privacy_filter: bool = False
     """No frames between two users who both have this policy."""
 
+    monitor_port: bool = False
+    """The user may have a session that gets a copy of all frames; of a session: it is one."""
+
     max_mac: _Count = 0
     """Most MAC addresses of a session; 0 is no limit, 1 and 2 count as 3."""
 
@@ -91,11 +94,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auto_disconnect_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Asks the client to leave after so many seconds; 0 is never."""
 
-    def for_session(self, *, is_bridge: bool) -> Policy:
-        """Return the policy of one session: ordinary clients neither bridge nor route."""
+    def for_session(self, *, is_bridge: bool, is_monitor: bool = False) -> Policy:
+        """Return the policy of one session: ordinary clients neither bridge, route nor watch."""
+        may_watch = self.monitor_port and is_monitor
         if is_bridge:
-            return self
-        return msgspec.structs.replace(self, no_bridge=True, no_routing=True)
+            return msgspec.structs.replace(self, monitor_port=may_watch)
+        return msgspec.structs.replace(
+            self, no_bridge=True, no_routing=True, monitor_port=may_watch
+        )
 
     @property
     def mac_limit(self) -> int | None:
@@ -123,6 +129,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "CheckMac": self.check_mac,
             "CheckIP": self.check_ip,
             "PrivacyFilter": self.privacy_filter,
+            "MonitorPort": self.monitor_port,
             "FilterIPv4": self.filter_ipv4,
             "FilterIPv6": self.filter_ipv6,
             "FixPassword": self.fix_password,

@@ -651,6 +651,50 @@ def test_privacy_keeps_two_private_users_apart() -> None:
     assert lab.hub.drops == {"policy": 1}
 
 
+# --- monitor mode -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_stretch", [False, True])
+def test_a_monitor_gets_a_copy_of_all_that_gets_in_and_nothing_twice(
+    *, as_stretch: bool
+) -> None:
+    lab = Lab()
+    monitor = lab.port(Policy(monitor_port=True))
+    one, two = lab.port(), lab.port(Policy(filter_ipv4=True))
+    send = lab.send_stretch if as_stretch else lab.send
+    said = [announcement(mac(1), ip(1)), plain(1, 2), packet(1, 2), packet(1, 2)]
+
+    send(one, *said)
+    send(two, packet(2, 1))  # filtered
+
+    assert monitor.take() == said
+    assert len(two.take()) == len(said)
+    assert one.take() == []
+
+
+def test_what_a_monitor_sends_goes_nowhere_and_teaches_nothing() -> None:
+    lab = Lab()
+    monitor, one = lab.port(Policy(monitor_port=True)), lab.port()
+
+    lab.send(monitor, announcement(mac(9), ip(9)), plain(9, 1))
+
+    assert one.take() == []
+    assert lab.hub.drops == {"monitor": 2}
+    assert lab.hub.mac_table() == {}
+    assert lab.hub.address_table() == {}
+
+
+def test_without_its_monitor_a_hub_is_as_before() -> None:
+    lab = Lab()
+    monitor, one, two = lab.port(Policy(monitor_port=True)), lab.port(), lab.port()
+    lab.hub.unplug(monitor)
+
+    lab.send(one, announcement(mac(1), ip(1)))
+
+    assert monitor.take() == []
+    assert len(two.take()) == 1
+
+
 # --- DHCP ---------------------------------------------------------------------
 
 

@@ -236,8 +236,18 @@ def test_a_user_without_access_is_error_12_after_the_right_proof_only() -> None:
     assert code(answer(*proof("wrong", "locked"), user="locked")) == 9
 
 
-def test_monitor_mode_is_denied() -> None:
-    assert code(answer(*proof(), integer("require_monitor_mode", 1))) == 107
+def test_monitor_mode_is_for_those_who_may() -> None:
+    wish = integer("require_monitor_mode", 1)
+    watchers = a_hub(Policy(monitor_port=True))
+
+    assert code(answer(*proof(), wish)) == 107
+    granted = answer(*proof(), wish, hub=watchers)
+    assert isinstance(granted, Granted)
+    assert granted.policy.monitor_port
+    # Who may and does not ask for it is an ordinary user.
+    usual = answer(*proof(), hub=watchers)
+    assert isinstance(usual, Granted)
+    assert not usual.policy.monitor_port
 
 
 def test_bridge_mode_is_granted_unless_policy_forbids_both_ways() -> None:
