@@ -460,6 +460,37 @@ def test_nonsense_in_a_lease_is_left_out_with_a_warning(
         server.stop()
 
 
+@pytest.mark.parametrize(
+    ("offered", "options", "mtu"),
+    [
+        (0, (), 576),
+        (67, (), 576),
+        (1279, (), 1279),
+        (9000, (), 1500),
+        (65535, (), 1500),
+        (1400, ("--mtu", "1300"), 1300),
+    ],
+)
+def test_an_absurd_mtu_of_a_lease_becomes_one_that_carries(
+    network: Network, client: Client, offered: int, options: tuple[str, ...], mtu: int
+) -> None:
+    server = served(
+        network, setup=f"faults.dhcp_options = {{26: ({offered}).to_bytes(2, 'big')}}"
+    )
+    try:
+        with client.up(
+            *(f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice", *options),
+            password="secret",
+        ) as up:
+            (link,) = client.machine.ip("link", "show", "dev", "sevpn0")
+            assert link["mtu"] == mtu
+            is_told = any(f"says {offered}" in line for line in up.status()["warnings"])
+            assert is_told == (offered < 576)
+            assert client.machine.pings("10.77.0.254")
+    finally:
+        server.stop()
+
+
 # --- the command line --------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Network
+from sevpn.testing.machine import eventually
 
 pytestmark = pytest.mark.netns
 
@@ -110,11 +111,9 @@ def test_each_step_of_a_login_is_shown_and_nothing_stays(
     assert "10.77.0." in found["lease"]["text"]
     assert "answers after" in found["gateway"]["text"]
     assert client.machine.snapshot() == before
-    assert (
-        server.do(
-            "server.hub('TEST').sessions if hasattr(server.hub('TEST'), 'sessions') else ()"
-        )
-        is not None
+    eventually(
+        lambda: server.do("len(server.sessions())") == "0",
+        what="the end of its session",
     )
 
 

@@ -398,6 +398,12 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
             "DHCP is off and there is no address: add 'address'",
         ),
         (
+            s.mtu is not None
+            and s.mtu < 1280
+            and any(address.version == 6 for address in s.address),
+            f"'address' has one of IPv6, which needs an MTU of 1280, and 'mtu' is {s.mtu}: leave out one of them",
+        ),
+        (
             s.dhcp and bool(s.address),
             "'address' is given and DHCP is on: turn it off with dhcp = false or --no-dhcp",
         ),

@@ -164,21 +164,23 @@ def wanted_state(
     own: tuple[Interface, ...] = (
         (lease.address,) if lease is not None else settings.address
     )
-    if settings.ipv6 != "auto":
-        ipv6 = _NO_IPV6
-    addresses = tuple(dict.fromkeys((*own, *ipv6.addresses)))
-    context = _Context(
-        settings, lease, device, found, addresses, names_way, resolved, ipv6
-    )
+    context = _Context(settings, lease, device, found, own, names_way, resolved, ipv6)
+    mtu = _choose_mtu(context)
+    ipv6 = context.ipv6 = _usable_ipv6(context, mtu)
+    context.addresses = addresses = tuple(dict.fromkeys((*own, *ipv6.addresses)))
     _warn_overlap(context)
     _look_for_servers(context, servers)
     default, router = _choose_gateway(context)
     routers = _routers(settings, router, ipv6.router)
-    routes = (
-        *_static_routes(context),
-        *_offered_in_ipv6(context),
-        *_included(context, routers),
-        *default,
+    routes = _past_servers(
+        context,
+        servers,
+        (
+            *_static_routes(context),
+            *_offered_in_ipv6(context),
+            *_included(context, routers),
+            *default,
+        ),
     )
     arranged = arrange(
         wishes_of(
@@ -201,7 +203,7 @@ def wanted_state(
     )
     state = HostState(
         device=device,
-        mtu=_choose_mtu(context),
+        mtu=mtu,
         addresses=addresses,
         routes=arranged.routes,
         resolver=_choose_resolver(context),
@@ -291,6 +293,22 @@ def _look_for_servers(context: _Context, servers: Collection[Address]) -> None:
                     f"the subnet in the tunnel, {address.network}, contains what the tunnel itself is connected to, {server}: "
                     "that is reached outside the tunnel, and a host of the hub with the same address is not"
                 )
+
+
+def _past_servers(
+    context: _Context, servers: Collection[Address], routes: Sequence[Route]
+) -> Sequence[Route]:
+    """Leave out the route to a server that is dialled, where all sockets use the same table."""
+    if context.settings.is_by_mark:
+        return routes
+    taken = set(map(network_of, servers))
+    for place in dict.fromkeys(route.destination for route in routes):
+        if place in taken:
+            context.warn(
+                f"{place.network_address} is what the tunnel itself is connected to: it is reached outside of the tunnel; "
+                "with --route-mode mark everybody else can reach it inside"
+            )
+    return [route for route in routes if route.destination not in taken]
 
 
 # --- the default route -------------------------------------------------------
@@ -532,8 +550,24 @@ def _included(context: _Context, routers: Sequence[Address]) -> list[Route]:
 # --- IPv6 ------------------------------------------------------------------------
 
 
+_LEAST_MTU_V6: Final = 1280
+"""Linux has no IPv6 on an interface with less (RFC 8200, section 5)."""
+
 _SHORTEST_ROUTE_V6: Final = 16
 """All that is routed lies within 2000::/3, and registries give away nothing larger than a /16."""
+
+
+def _usable_ipv6(context: _Context, mtu: int) -> Ipv6Settings:
+    """Return what routers in the hub say, as far as it is wanted and can be had."""
+    if context.settings.ipv6 != "auto":
+        return _NO_IPV6
+    if mtu >= _LEAST_MTU_V6 or context.ipv6 == _NO_IPV6:
+        return context.ipv6
+    context.warn(
+        f"the hub's IPv6 is left out: it needs an MTU of {_LEAST_MTU_V6}, and that of the tunnel is {mtu} "
+        f"({'--mtu' if context.settings.mtu == mtu else 'DHCP option 26'})"
+    )
+    return _NO_IPV6
 
 
 def _offered_in_ipv6(context: _Context) -> list[Route]:

@@ -180,7 +180,13 @@ async def _look_inside(
             if job.settings.dhcp:
                 yield await _lease(job, session, talk.inside)
             wanted = wanted_state(
-                job.settings, lease=talk.inside.lease, device="sevpn", found=found
+                job.settings,
+                lease=talk.inside.lease,
+                device="sevpn",
+                found=found,
+                servers=()
+                if job.settings.netns is not None
+                else (session.stream.peer_address,),
             )
             for warning in wanted.warnings:
                 yield Finding("wishes", "note", warning)

@@ -720,3 +720,60 @@ def test_without_a_router_a_full_tunnel_refuses_ipv6(
 @pytest.mark.parametrize(("mode", "count"), [("auto", 3), ("block", 1), ("off", 1)])
 def test_blocked_or_left_alone_nothing_of_ipv6_is_taken(mode: str, count: int) -> None:
     assert len(want_six(ipv6=mode).state.addresses) == count
+
+
+@pytest.mark.parametrize(
+    ("settings", "offered_mtu", "source"),
+    [({"mtu": 1279}, None, "--mtu"), ({}, 576, "DHCP option 26")],
+)
+def test_an_mtu_that_is_too_small_for_ipv6_leaves_it_out_and_says_why(
+    settings: dict[str, Any], offered_mtu: int | None, source: str
+) -> None:
+    wanted = wanted_state(
+        Settings(host="vpn.example", accept_default_gateway=True, **settings),
+        lease=lease(mtu=offered_mtu),
+        device=TAP,
+        found=Found(),
+        ipv6=SIX,
+    )
+
+    assert [address.version for address in wanted.state.addresses] == [4]
+    assert any(source in warning for warning in wanted.warnings)
+    # A full tunnel without IPv6 inside: it is refused, and does not leave outside.
+    assert "unreachable" in {route.kind for route in wanted.state.routes}
+
+
+def test_without_ipv6_in_the_hub_a_small_mtu_is_nothing_to_speak_of() -> None:
+    assert want_six(offered=Ipv6Settings(), mtu=576).warnings == ()
+
+
+# --- the server's own address ----------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["203.0.113.7", "2001:db8::7"])
+def test_no_route_leads_the_tunnels_own_packets_into_it(server: str) -> None:
+    place = ip_network(server)
+    offered = Ipv6Settings(
+        routes=((IPv6Network("2001:db8::7/128"), IPv6Address("fe80::1")),)
+    )
+
+    def wanted(mode: str) -> Wanted:
+        return wanted_state(
+            Settings(
+                host="vpn.example",
+                include=(place,),
+                accept_static_routes=True,
+                route_mode=mode,
+            ),
+            lease=lease(classless=static("203.0.113.7/32 192.168.30.1")),
+            device=TAP,
+            found=Found(),
+            ipv6=offered,
+            servers=(ip_address(server),),
+        )
+
+    by_host = wanted("host")
+    assert place not in {route.destination for route in by_host.state.routes}
+    assert any(f"{server} is what the tunnel" in line for line in by_host.warnings)
+    # By mark only the tunnel's own packets go past it: everybody else may go inside.
+    assert place in {route.destination for route in wanted("mark").state.routes}
