@@ -22,6 +22,7 @@ from sevpn.errors import ConfigError
 from sevpn.net.host import Host
 from sevpn.net.identity import machine_digest, machine_seed, stable_mac, unique_id
 from sevpn.net.lock import Lock, store_addresses, stored_addresses
+from sevpn.net.marks import check_numbers
 from sevpn.net.model import Address
 from sevpn.net.netns import NetworkNamespace, host_in
 from sevpn.protocol.credentials import Credentials
@@ -181,6 +182,7 @@ def destination_of(
 
 def _host(settings: Settings, paths: Paths) -> Host:
     """Return this host, or the namespace on it that the tunnel is for."""
+    check_numbers(mark=settings.mark, table=settings.policy_route_table)
     if settings.netns is None:
         return Host(
             tunnel=settings.tunnel_name,

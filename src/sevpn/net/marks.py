@@ -21,12 +21,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from sevpn.errors import ConfigError
 from sevpn.net.model import Rule
 
 __all__ = [
     "BYPASS_MARK",
     "MAX_SLOTS",
     "Marks",
+    "check_numbers",
     "free_slot",
     "set_mark",
     "slot_of_rule",
@@ -83,6 +85,29 @@ class Marks:
             reply=number + 2,
             table=number,
             preference=_FIRST_PREFERENCE + _PREFERENCES * slot,
+        )
+
+
+def check_numbers(*, mark: int | None, table: int | None) -> None:
+    """Refuse numbers of the user's choice that are those of sevpn's own tunnels.
+
+    Args:
+        mark: `--mark`.
+        table: `--policy-route-table`.
+
+    Raises:
+        ConfigError: One is.
+    """
+    last = _BASE + _STEP * MAX_SLOTS - 1
+    if mark is not None and _BASE <= mark <= last:
+        raise ConfigError(
+            f"the mark {mark:#x} ({mark}) is of those that sevpn gives its tunnels itself, {_BASE:#x} to {last:#x}: "
+            "choose another --mark, or leave it out"
+        )
+    if table is not None and _BASE <= table <= last:
+        raise ConfigError(
+            f"the table {table} is of those that sevpn's tunnels use themselves, {_BASE} to {last}: "
+            "choose another --policy-route-table"
         )
 
 

@@ -3,9 +3,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, strategies as st
 
-from sevpn.net.marks import MAX_SLOTS, Marks, free_slot, slot_of_rule, slot_of_table
+from sevpn.errors import ConfigError
+from sevpn.net.marks import (
+    MAX_SLOTS,
+    Marks,
+    check_numbers,
+    free_slot,
+    slot_of_rule,
+    slot_of_table,
+)
 from sevpn.net.model import MAIN_TABLE, Rule
 
 SLOTS = st.integers(0, MAX_SLOTS - 1)
@@ -46,3 +55,16 @@ def test_other_tables_and_preferences_are_nobodys() -> None:
 def test_the_smallest_free_slot_is_taken() -> None:
     assert free_slot({0, 1, 3, -1}) == 2
     assert free_slot(set(range(MAX_SLOTS))) == MAX_SLOTS - 1
+
+
+@pytest.mark.parametrize("number", [0xE0E0, 0xE0E1, 0xE0E0 + 16 * MAX_SLOTS - 1])
+def test_numbers_of_sevpns_own_are_not_for_users(number: int) -> None:
+    with pytest.raises(ConfigError, match="choose another --mark"):
+        check_numbers(mark=number, table=None)
+    with pytest.raises(ConfigError, match="choose another --policy-route-table"):
+        check_numbers(mark=None, table=number)
+
+
+@pytest.mark.parametrize("number", [1, 0xE0E0 - 1, 0xE0E0 + 16 * MAX_SLOTS, None])
+def test_all_others_are(number: int | None) -> None:
+    check_numbers(mark=number, table=number)
