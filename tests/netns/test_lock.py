@@ -11,6 +11,9 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +23,7 @@ import pytest
 
 from sevpn.testing.lab import Client, EmbeddedServer, Network
 from sevpn.testing.machine import eventually
+from sevpn.testing.peers import PEERS
 from sevpn.testing.services import HttpServer, NameServer, fetch
 
 pytestmark = pytest.mark.netns
@@ -239,6 +243,29 @@ def test_an_end_that_nobody_asked_for_leaves_the_lock(
     assert TABLE in tables(client)
 
 
+def test_a_tunnel_that_another_ones_lock_holds_back_is_told_whose_it_is(
+    client: Client, server: EmbeddedServer
+) -> None:
+    """Which locks there are is asked for when the server is not reached."""
+    second = ("up", *login(server)[:5], "--name", "second", "--once", "--json")
+    dialled = {"SEVPN_PASSWORD": "secret"}
+    with client.up(*login(server), "--lock", "on", password="secret") as tunnel:
+        server.stop()
+        eventually(lambda: tunnel.status()["lock"] == "holding", what="a held lock")
+
+        done = client.sevpn(*second, env=dialled)
+
+        assert done.code == 69
+        assert "the lock of the tunnel 't' holds on this host" in done.out
+        assert "`sevpn down t`" in done.out
+        tunnel.stop()
+    client.sevpn("unlock")
+
+    done = client.sevpn(*second, env=dialled)
+    assert done.code == 69
+    assert "lock" not in done.out.replace('"lock"', "")
+
+
 def test_what_is_allowed_can_be_reached_past_the_tunnel(
     client: Client, server: EmbeddedServer
 ) -> None:
@@ -251,6 +278,56 @@ def test_what_is_allowed_can_be_reached_past_the_tunnel(
     assert way_of(client, FAR).startswith("192.0.2.")
     assert not way_of(client, INSIDE).startswith("192.0.2.")
     client.sevpn("unlock")
+
+
+_DHCP_RENEWAL: Final = """
+import contextlib, socket, sys
+for port, server_port in ((68, 67), (6868, 67), (546, 547), (5460, 547)):
+    is_six = server_port == 547
+    with socket.socket(socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        sock.bind(("::" if is_six else "0.0.0.0", port))
+        with contextlib.suppress(OSError):
+            sock.sendto(b"renew", ("2001:db8:1::1" if is_six else "192.0.2.1", server_port))
+"""
+_DHCP_SERVER: Final = """
+import select, socket, sys
+found = set()
+socks = []
+for address, port in (("192.0.2.1", 67), ("2001:db8:1::1", 547)):
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((address, port))
+    socks.append(sock)
+print("ready", flush=True)
+while ready := select.select([*socks, sys.stdin], [], [])[0]:
+    for sock in ready:
+        if sock is sys.stdin:
+            print(sorted(found), flush=True)
+            sys.exit()
+        _, (_, port, *_) = sock.recvfrom(100)
+        found.add(port)
+"""
+
+
+def test_the_lease_of_the_uplink_is_renewed_behind_the_lock(
+    network: Network, client: Client, server: EmbeddedServer
+) -> None:
+    network.server.sh("ip addr add 2001:db8:1::1/64 dev br0 nodad || true")
+    client.machine.sh("ip -6 addr add 2001:db8:1::2/64 dev eth0 nodad")
+    with client.up(*login(server), "--lock", "on", password="secret") as tunnel:
+        heard = network.server.popen(
+            [sys.executable, "-c", _DHCP_SERVER], stdin=subprocess.PIPE
+        )
+        assert heard.stdout is not None
+        assert heard.stdout.readline() == "ready\n"
+
+        client.machine.python(_DHCP_RENEWAL)
+        time.sleep(0.3)  # on the same host: it is there in less than a millisecond
+
+        out, _ = heard.communicate("\n", timeout=10)
+        # From a client's port to a server's, and nothing else.
+        assert out == "[68, 546]\n"
+        tunnel.stop()
 
 
 def test_names_are_looked_up_behind_the_lock_by_the_tunnel_alone(
@@ -296,6 +373,50 @@ def test_a_server_that_is_reached_over_ipv6_is_reached_through_the_lock(
     server.stop()
 
     assert TABLE not in tables(client)
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    """The real one reads it; it warns of what it does not know, and goes on."""
+    tree = PEERS.parent / "resolvers/systemd"
+    libraries = {path.parent for path in tree.rglob("libsystemd-shared-*.so")}
+    text = (ROOT / "contrib/systemd/sevpn-lock@.service").read_text()
+
+    def said_of(unit: str) -> str:
+        path = tmp_path / "sevpn-lock@office.service"
+        path.write_text(unit)
+        done = subprocess.run(
+            [tree / "usr/bin/systemd-analyze", "verify", path],
+            env={"LD_LIBRARY_PATH": ":".join(map(str, libraries))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    assert said_of(text) == ""
+    assert "Unknown key" in said_of(text.replace("ReloadPropagated", "ReloadSpread"))
+
+
+def test_who_loads_the_rules_of_the_host_anew_loads_the_lock_again(
+    client: Client, server: EmbeddedServer
+) -> None:
+    """`systemctl reload nftables` flushes everything, and Debian's restart does."""
+    unit = (ROOT / "contrib/systemd/sevpn-lock@.service").read_text()
+    (start,) = re.findall(r"(?m)^ExecStart=(.*)$", unit)
+    (reload,) = re.findall(r"(?m)^ExecReload=(.*)$", unit)
+    for key in ("PartOf", "ReloadPropagatedFrom"):
+        assert re.findall(rf"(?m)^{key}=(.*)$", unit) == ["nftables.service"]
+    with client.up(*login(server), "--lock", "on", password="secret") as tunnel:
+        tunnel.process.send_signal(signal.SIGKILL)
+        tunnel.process.wait()
+    held = listing(client)
+    for command in (start, reload):
+        client.machine.sh("nft flush ruleset")
+        assert TABLE not in tables(client)
+
+        client.machine.sh(command.replace("%i", "t"))
+
+        assert listing(client) == held
 
 
 def test_the_stored_lock_holds_from_the_start_of_the_machine(

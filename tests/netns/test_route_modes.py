@@ -20,7 +20,7 @@ from typing import Final, Self
 
 import pytest
 
-from sevpn.testing.lab import Client, EmbeddedServer, Network
+from sevpn.testing.lab import Client, EmbeddedServer, Network, Up
 from sevpn.testing.machine import Machine, connect, eventually
 from sevpn.testing.services import HttpServer, fetch
 
@@ -166,11 +166,39 @@ def test_what_is_excluded_goes_past_the_tunnel_and_what_is_included_through_it(
     assert host(client.machine) == before
 
 
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_networks_of_ipv6_are_included_and_excluded_alike(
+    network: Network, client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    network.server.sh("ip addr add 2001:db8:1::1/64 dev br0 nodad || true")
+    client.machine.sh(
+        "ip -6 addr add 2001:db8:1::2/64 dev eth0 nodad;"
+        "ip -6 route add default via 2001:db8:1::1 dev eth0"
+    )
+    before = host(client.machine)
+    places = ("--include", "2001:db8:8::/48", "--exclude", "2001:db8:8:1::/64")
+
+    with client.up(
+        *login(server), *places, "--route-mode", mode, password="secret"
+    ) as up:
+
+        def way_to(address: str) -> str:
+            (way,) = client.machine.ip("-6", "route", "get", address)
+            return str(way["dev"])
+
+        assert way_to("2001:db8:8::1") == "sevpn0"
+        assert way_to("2001:db8:8:1::1") == "eth0"
+        assert way_to("2001:db8:9::1") == "eth0"
+        up.stop()
+    assert host(client.machine) == before
+
+
+@pytest.mark.parametrize("mode", [MARK, ("--lock", "auto")])
 def test_programs_of_an_excluded_user_pass_the_tunnel_by(
-    client: Client, server: EmbeddedServer
+    client: Client, server: EmbeddedServer, mode: tuple[str, str]
 ) -> None:
     with client.up(
-        *login(server), *FULL, *MARK, "--exclude-uid", "4711", password="secret"
+        *login(server), *FULL, *mode, "--exclude-uid", "4711", password="secret"
     ):
         own = source_of(client.machine, FAR, 8080)
         theirs = source_of(client.machine, FAR, 8080, uid="4711")
@@ -228,6 +256,51 @@ def test_somebody_who_removes_our_rules_finds_them_again(
         eventually(
             lambda: goes_inside(client.machine, FAR), what="the way into the tunnel"
         )
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_who_takes_the_default_route_later_is_told_for_as_long_as_it_does(
+    client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    options = ("--accept-default-gateway", "--gateway", INSIDE, "--route-mode", mode)
+    with client.up(*login(server), *options, password="secret") as tunnel:
+        # As another VPN would, which leaves the way to our server alone.
+        client.machine.sh(
+            "ip link add other type veth peer name far; ip link set far up; ip link set other up;"
+            "ip route add default dev other table 99;"
+            f"ip rule add pref 100 not to {SERVER} lookup 99"
+        )
+        eventually(
+            lambda: "still go to other" in " ".join(tunnel.status()["warnings"]),
+            what="the warning",
+        )
+        client.machine.sh("ip rule del pref 100; ip link del other")
+        eventually(lambda: tunnel.status()["warnings"] == [], what="its end")
+        assert tunnel.status()["state"] == "connected"
+        assert tunnel.status()["counters"]["reconnects"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "number"), [("--mark", "0xe0e2"), ("--policy-route-table", "57584")]
+)
+def test_sevpns_own_numbers_are_not_for_users(
+    client: Client, server: EmbeddedServer, option: str, number: str
+) -> None:
+    for verb in ("up", "plan"):
+        done = client.sevpn(
+            *(
+                verb,
+                *login(server),
+                "--route-mode",
+                "mark",
+                option,
+                str(int(number, 0)),
+            ),
+            env={"SEVPN_PASSWORD": "secret"},
+        )
+
+        assert done.code == 65
+        assert f"choose another {option}" in done.err
 
 
 def test_a_mark_of_the_users_choice_is_used(
@@ -390,7 +463,107 @@ def only_by(machine: Machine, address: str, device: str) -> Iterator[None]:
         machine.sh("nft delete table ip way")
 
 
-def test_what_the_kernel_refuses_is_said_and_nothing_is_left(
+_REFUSING: Final = """
+import errno, sys
+from sevpn.net.nlsocket import KernelRefusedError, NetlinkSocket
+kind, first = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+ask, count = NetlinkSocket.ask, 0
+
+def refuse(self, request, *, flags=0):
+    global count
+    if int.from_bytes(request[4:6], sys.byteorder) == kind:
+        count += 1
+        if count >= first:
+            raise KernelRefusedError(errno.EOPNOTSUPP, "Operation not supported")
+    return ask(self, request, flags=flags)
+
+NetlinkSocket.ask = refuse
+from sevpn.cli.main import main
+main()
+"""
+_NEW_RULE, _DEL_RULE = 32, 33
+
+
+@pytest.mark.parametrize("first", [1, 2, 4])
+def test_policy_routing_that_the_kernel_refuses_is_said_and_nothing_is_left(
+    client: Client, server: EmbeddedServer, first: int
+) -> None:
+    before = host(client.machine)
+
+    done = client.machine.run(
+        *(sys.executable, "-c", _REFUSING, str(_NEW_RULE), str(first)),
+        *("up", *login(server), *FULL, *MARK, "--once"),
+        env={"SEVPN_PASSWORD": "secret"},
+    )
+
+    assert done.code == 78
+    assert "no policy routing" in done.err
+    assert "leave out --route-mode mark" in done.err
+    assert host(client.machine) == before
+
+
+def test_rules_that_cannot_be_removed_are_said_and_left_to_cleanup(
+    client: Client, server: EmbeddedServer
+) -> None:
+    before = host(client.machine)
+    process = client.machine.popen(
+        [
+            *(sys.executable, "-c", _REFUSING, str(_DEL_RULE), "1"),
+            *("up", *login(server), *FULL, *MARK, "--name", "t"),
+        ],
+        env={"SEVPN_PASSWORD": "secret"},
+        stderr=subprocess.PIPE,
+    )
+    Up(client, process, "t").wait()
+
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "cannot remove the rule" in said
+    assert "sevpn cleanup" in said
+    assert host(client.machine) != before
+    assert client.sevpn("cleanup").code == 0
+    assert host(client.machine) == before
+
+
+_IMPATIENT: Final = """
+from sevpn.tunnel.places import Places
+Places.__init__.__kwdefaults__["again_s"] = 0.2
+from sevpn.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("mode", ["host", "mark"])
+def test_a_name_that_gets_another_address_is_followed(
+    client: Client, server: EmbeddedServer, mode: str
+) -> None:
+    client.machine.sh(f"echo '{FAR} shop.test' >> /etc/hosts")
+    process = client.machine.popen(
+        [
+            *(sys.executable, "-c", _IMPATIENT, "up", *login(server), "--name", "t"),
+            *("--gateway", INSIDE, "--route-mode", mode, "--include", "shop.test"),
+        ],
+        env={"SEVPN_PASSWORD": "secret"},
+    )
+    try:
+        Up(client, process, "t").wait()
+        assert goes_inside(client.machine, FAR)
+        assert not goes_inside(client.machine, OTHER)
+
+        client.machine.sh("sed -i '/shop.test/d' /etc/hosts")
+        client.machine.sh(f"echo '{OTHER} shop.test' >> /etc/hosts")
+
+        eventually(lambda: goes_inside(client.machine, OTHER), what="the other address")
+        # What it had may be in use yet.
+        assert goes_inside(client.machine, FAR)
+    finally:
+        client.machine.end(process)
+        client.machine.sh("sed -i '/shop.test/d' /etc/hosts")
+
+
+def test_an_option_that_needs_mark_mode_is_refused_before_anything_is_changed(
     client: Client, server: EmbeddedServer
 ) -> None:
     before = host(client.machine)
@@ -423,11 +596,25 @@ def test_the_plan_says_what_will_be(client: Client, server: EmbeddedServer) -> N
 # --- what came in by the tunnel and was handed on ------------------------------------
 
 
-@pytest.mark.parametrize("is_marked", [True, False])
+@pytest.mark.parametrize(
+    ("more", "is_answered"),
+    [
+        ((), False),
+        (("--connmark",), True),
+        # A lock holds what this host forwards, but for what a DNAT rule of it asks for.
+        (("--connmark", "--lock", "auto"), True),
+        (("--lock", "auto"), False),
+    ],
+)
 def test_answers_of_a_forwarded_connection_leave_by_the_tunnel(
-    network: Network, client: Client, server: EmbeddedServer, *, is_marked: bool
+    network: Network,
+    client: Client,
+    server: EmbeddedServer,
+    more: tuple[str, ...],
+    *,
+    is_answered: bool,
 ) -> None:
-    options = ("--gateway", INSIDE, "--policy-route-table", "77")
+    options = ("--gateway", INSIDE, "--policy-route-table", "77", *more)
     with Machine("behind") as behind:
         connect(
             behind,
@@ -444,17 +631,15 @@ def test_answers_of_a_forwarded_connection_leave_by_the_tunnel(
             "table ip handed {\nchain pre {\ntype nat hook prerouting priority dstnat;\n"
             "tcp dport 8081 ip daddr 10.77.0.0/24 dnat to 10.9.0.2:8081\n}\n}\nEND"
         )
-        with client.up(
-            *login(server), *options, *["--connmark"] * is_marked, password="secret"
-        ) as tunnel:
+        with client.up(*login(server), *options, password="secret") as tunnel:
             leased = tunnel.status()["lease"]["address"].split("/")[0]
             way = answers(network.server, leased, source=FAR, device="inside")
-            assert way == is_marked
+            assert way == is_answered
             tunnel.process.send_signal(signal.SIGKILL)
             tunnel.process.wait()
         eventually(
-            lambda: "connmark" not in client.machine.check("nft", "list", "tables"),
-            what="the end of the table",
+            lambda: "sevpn" not in client.machine.check("nft", "list", "tables"),
+            what="the end of the tables",
         )
         web.stop()
 
@@ -462,11 +647,12 @@ def test_answers_of_a_forwarded_connection_leave_by_the_tunnel(
 # --- programs outside ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", [MARK, ("--lock", "auto")])
 def test_a_program_passes_the_tunnel_by_and_leaves_nothing(
-    client: Client, server: EmbeddedServer
+    client: Client, server: EmbeddedServer, mode: tuple[str, str]
 ) -> None:
     asking = ("python3", "-c", _CONNECT, FAR, "8080", "", "")
-    with client.up(*login(server), *FULL, *MARK, password="secret"):
+    with client.up(*login(server), *FULL, *mode, password="secret"):
         inside = client.machine.run(*asking).out.strip()
         outside = client.sevpn("bypass", "--", *asking, env={"SEVPN_PASSWORD": "x"})
 
@@ -570,10 +756,13 @@ def test_a_lease_of_the_servers_own_address_is_refused(
         *("up", *login(server), "--no-dhcp", "--address", f"{SERVER}/24", "--once"),
         env={"SEVPN_PASSWORD": "secret"},
     )
+    asked = client.sevpn(*("doctor", *login(server)), env={"SEVPN_PASSWORD": "secret"})
     server.stop()
 
     assert done.code == 75
     assert f"{SERVER} is what the tunnel itself is connected to" in done.err
+    assert asked.code != 0
+    assert f"{SERVER} is what the tunnel itself is connected to" in asked.out
     assert chosen.code == 65
     assert "choose another --address" in chosen.err
     assert host(client.machine) == before

@@ -22,7 +22,7 @@ from sevpn.net.dns.detect import Choice, choose
 from sevpn.net.dns.names import look_at_host
 from sevpn.net.dns.uplink import uplink_servers
 from sevpn.net.lock import Allowed, ruleset
-from sevpn.net.marks import Marks, free_slot
+from sevpn.net.marks import Marks, check_numbers, free_slot
 from sevpn.net.model import Found
 from sevpn.net.nearproxy import loop_warnings
 from sevpn.net.netns import NetworkNamespace
@@ -112,6 +112,7 @@ def _marks(settings: Settings, found: Found) -> Marks:
     """Return the numbers that the tunnel would have if it were started now."""
     run = Paths.for_user(os.environ, os.geteuid()).runtime_dir
     taken = taken_slots(run, found, mine=settings.tunnel_name)
+    check_numbers(mark=settings.mark, table=settings.policy_route_table)
     return Marks.of(free_slot(taken), settings.mark)
 
 
@@ -135,6 +136,7 @@ def _lock(
         resolvers=uplink_servers(Path("/etc")),
         networks=(*settings.lock_allow, *excluded, *near),
         uids=settings.exclude_uid,
+        has_forwarded=settings.connmark,
     )
     return ruleset(settings.tunnel_name, allowed, is_owned=settings.lock == "auto")
 

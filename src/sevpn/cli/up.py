@@ -121,6 +121,7 @@ def _code(
     output: Output,
 ) -> int:
     if restore_error is not None:
+        output.note("this host could not be restored; `sevpn cleanup` undoes the rest")
         # Who ended us by a signal learns by the code that it was not clean.
         code = 128 + received[0] if received else None
         return report(restore_error, as_json=output.as_json, code=code)

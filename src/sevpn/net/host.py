@@ -56,11 +56,9 @@ from sevpn.net.model import (
     Network,
     Route,
     Rule,
-    family_of,
     network_of,
 )
 from sevpn.net.monitor import Monitor
-from sevpn.net.nexthop import probe_addresses
 from sevpn.net.plan import (
     AddAddress,
     AddRoute,
@@ -91,6 +89,7 @@ from sevpn.net.tunnels import (
     refuse_what_is_taken,
     taken_slots,
 )
+from sevpn.net.verify import check_default, check_own, check_replies
 
 if TYPE_CHECKING:
     from sevpn.wire.ethernet import MacAddress
@@ -394,9 +393,7 @@ class Host:
             changes += self._exclude(state.excluded, found)
             changes += self._converge(found, with_half_defaults(state, found))
             self._wanted = state
-        self._check_default(state)
-        self._check_own(state)
-        self._check_replies(state)
+        self._see_that_it_works(state)
         return changes
 
     def _exclude(
@@ -439,15 +436,20 @@ class Host:
             The steps that were needed.
 
         Raises:
-            HostError: The kernel refused.
+            HostError: The kernel refused; or all is as it should be, and somebody
+                else's rule or route wins now (see :meth:`apply`).
         """
         with shared_lock(self._run):
             found = self._netlink.find()
             changes = self._pin(found).changes
             self._loosen_filters()
-            if self._wanted is not None:
-                wanted = with_half_defaults(self._wanted, found)
-                changes += self._converge(self._netlink.find(), wanted)
+            wanted = self._wanted
+            if wanted is not None:
+                changes += self._converge(
+                    self._netlink.find(), with_half_defaults(wanted, found)
+                )
+        if wanted is not None:
+            self._see_that_it_works(wanted)
         return changes
 
     def undo(self, *, keep_lock: bool = False) -> None:
@@ -641,6 +643,15 @@ class Host:
         self._hold()
         return self._asked
 
+    def locks_of_others(self) -> list[str]:
+        """Return the tunnels whose locks hold on this host, too.
+
+        Raises:
+            HostError: The kernel or the packet filter did not answer.
+        """
+        living = self._netlink.find().tunnels().values()
+        return self._gate.held_by_others(alias.tunnel for alias in living)
+
     def mend_lock(self) -> bool:
         """Load the lock again if somebody has removed it.
 
@@ -662,6 +673,7 @@ class Host:
                 resolvers=self._asked,
                 networks=(*self._lock_allow, *self._beside),
                 uids=self._lock_uids,
+                has_forwarded=self._answers is not None,
             )
         )
 
@@ -936,6 +948,12 @@ class Host:
             alias = Alias(self._tunnel, self._servers, is_complete=not self._excluded)
             self._netlink.set_link(self._tap.name, alias=str(alias))
 
+    def _see_that_it_works(self, state: HostState) -> None:
+        check_default(self._netlink, state)
+        if self._by_mark and not self.is_apart:
+            check_own(self._netlink, state, self._servers, self.marks)
+        check_replies(self._netlink, state)
+
     # --- what only one tunnel may have ---
 
     def _without_dns_if_off(self, state: HostState) -> HostState:
@@ -950,52 +968,6 @@ class Host:
         others = living_tunnels(self._run, found, mine=self._tunnel)
         refuse_what_is_taken(claims, others, resolver_owner=self._names.file.owner())
         self._claims = claims
-
-    # --- does it work ---
-
-    def _check_own(self, state: HostState) -> None:
-        """See that the tunnel's own packets do not go into the tunnel."""
-        if not self._by_mark or self.is_apart:
-            return
-        for address in self._servers:
-            hop = self._netlink.route_to(address, mark=self.marks.own)
-            if hop is not None and hop.device == state.device:
-                raise HostError(
-                    f"packets of the tunnel's own sockets, with the mark {self.marks.own:#x}, would go into the "
-                    f"tunnel: a policy rule before {self.marks.preference} sends them there (`ip rule`); remove "
-                    "it, give another --mark, or use --route-mode host",
-                    operation="check-mark",
-                )
-
-    def _check_replies(self, state: HostState) -> None:
-        """See that what leaves with a leased address leaves by the tunnel."""
-        sources = {rule.source for rule in state.rules if rule.source is not None}
-        for address in state.addresses:
-            if network_of(address.ip) not in sources:
-                continue
-            probe, *_ = probe_addresses((), family_of(address), device=state.device)
-            hop = self._netlink.route_to(probe, source=address.ip)
-            if hop is None or hop.device != state.device:
-                way = f"by {hop.device}" if hop is not None else "nowhere"
-                raise HostError(
-                    f"replies from {address.ip} still go {way}: a policy rule or a route of somebody else wins "
-                    "(`ip rule`); give another --policy-route-table",
-                    operation="check-replies",
-                )
-
-    def _check_default(self, state: HostState) -> None:
-        routes = self._netlink.routes()
-        for family in sorted(state.default_families):
-            for address in probe_addresses(routes, family, device=state.device):
-                hop = self._netlink.route_to(address)
-                if hop is None or hop.device != state.device:
-                    way = f"to {hop.device}" if hop is not None else "nowhere"
-                    raise HostError(
-                        f"the default route is set, and packets for {address} still go {way}: a policy rule or "
-                        f"another VPN wins (`ip rule`, `ip route get {address}`); end that, or leave out "
-                        "--accept-default-gateway",
-                        operation="check-default",
-                    )
 
 
 def cleanup(

@@ -16,7 +16,8 @@ rejected, not dropped: programs fail at once. Let through are
     the tunnel's own sockets (their mark) to the addresses that are really dialled
     the tunnel's own look-ups (their mark) to the uplink's name servers, port 53
     DHCP and neighbour discovery of the uplink
-    what the user allows: --lock-allow, --exclude, --lan, --exclude-uid, `bypass`
+    what the user allows: --lock-allow, --exclude, --lan, --exclude-uid, `bypass`; and
+    with --connmark what came in by the tunnel and a DNAT rule of this host sends on
 
 A program with CAP_NET_ADMIN can set the mark, and then reach those addresses; what is
 sent by raw frames (AF_PACKET) passes no such filter.
@@ -94,6 +95,10 @@ class Allowed:
     uids: tuple[int, ...] = ()
     """Users whose programs may do as they like."""
 
+    has_forwarded: bool = False
+    """Whether connections that come in by the tunnel, and that a rule of this host then
+    sends to another destination (DNAT), are handed on."""
+
 
 def table_name(tunnel: str) -> str:
     """Return the name of a tunnel's table: letters, digits and `_` only, one for each name."""
@@ -137,7 +142,10 @@ def ruleset(
         "udp sport 68 udp dport 67 accept",
         "udp sport 546 udp dport 547 accept",
         f"ip6 daddr {{ fe80::/10, ff02::/16 }} icmpv6 type {{ {_NEIGHBOURS} }} accept",
-        "ip6 daddr @servers6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+        *(
+            f"ip6 daddr @{whom}6 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept"
+            for whom in ("servers", "resolvers")
+        ),
         'counter name "blocked"',
         "reject with icmpx type admin-prohibited",
         "}",
@@ -149,6 +157,7 @@ def ruleset(
         "type filter hook forward priority filter - 10; policy drop;",
         "oifname @tunnels accept",
         "iifname @tunnels ct state established,related accept",
+        *(["iifname @tunnels ct status dnat accept"] if allowed.has_forwarded else []),
         "ip daddr @allowed4 accept",
         "ip6 daddr @allowed6 accept",
         "ip saddr @allowed4 ct state established,related accept",
@@ -328,6 +337,17 @@ class Lock:
                 "`sevpn unlock`",
                 operation="lock",
             )
+
+    def held_by_others(self, tunnels: Iterable[str]) -> list[str]:
+        """Return whose locks hold, too, of *tunnels* and of those that are stored.
+
+        Raises:
+            HostError: There is no packet filter, although somebody has stored a lock.
+        """
+        names = {*tunnels, *_stored(self._store)} - {self._tunnel}
+        return [
+            name for name in sorted(names) if self._nftables.has_table(table_name(name))
+        ]
 
     def lift(self) -> None:
         """Let everything leave again; safe to call again.

@@ -25,8 +25,11 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sevpn.errors import HostError
+from sevpn.log import get_logger
 
 __all__ = ["NETWORK", "PACKET_FILTER", "Monitor", "Subject", "rest_after"]
+
+log = get_logger(__name__)
 
 _COALESCE_S: Final = 0.01
 """A flush and the load behind it are one change. An uplink that comes or goes makes a
@@ -155,8 +158,9 @@ class Monitor:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+                if error.errno != errno.ENOBUFS:  # events were lost, others come
+                    log.warning("cannot read what changed; looking again", cause=error)
+                    break
         if self._timer is None:
             rest_s = self._rests_until - _ALLOWANCE_S - self._loop.time()
             delay_s = max(_COALESCE_S, rest_s)

@@ -52,7 +52,6 @@ from sevpn.metrics.snapshot import Tunnel
 from sevpn.net.dns.uplink import host_names
 from sevpn.net.host import Host
 from sevpn.net.marks import set_mark
-from sevpn.net.monitor import PACKET_FILTER, Monitor
 from sevpn.net.nearproxy import loop_warnings
 from sevpn.net.sleep import SleepWatch
 from sevpn.net.tap import Tap
@@ -83,6 +82,7 @@ from sevpn.tunnel.hints import (
     policy_warnings,
 )
 from sevpn.tunnel.inside import Inside, InsideListener
+from sevpn.tunnel.lockwatch import LockWatch
 from sevpn.tunnel.opening import (
     Address,
     Destination,
@@ -111,9 +111,6 @@ together with the end of the stream (5.01.9674: two or three of ten, and none af
 
 _ASKED: Final = frozenset[Proof]({"gateway", "dhcp-server"})
 """Proofs that are answers: who gave one can be asked again."""
-
-_LOCK_AGAIN_S: Final = 1.0
-"""After which a lock that could not be loaded again is tried once more."""
 
 _ETC: Final = Path("/etc")
 
@@ -210,7 +207,7 @@ class Supervisor:
         )
         self._uplink = Uplink()
         self._sleep = SleepWatch(self.resumed)
-        self._filter = Monitor(self._on_filter_changed, PACKET_FILTER)
+        self._locks = LockWatch(host, self._warn)
         self._addresses: tuple[Address, ...] = ()
         self._underlay = Underlay()
         self._live: Live | None = None
@@ -218,6 +215,7 @@ class Supervisor:
         self._was_answered = False
         self._was_told_to_leave = False
         self._has_tried = False
+        self._route_trouble: str | None = None
         self._wishes = Wishes(
             hub=job.settings.hub,
             password=job.settings.password,
@@ -384,6 +382,8 @@ class Supervisor:
             event = await work
         except SevpnError as error:
             event = m.StepFailed(error)
+            if isinstance(self._state, m.Resolving | m.Connecting):
+                self._locks.tell_of_others()
         except Exception as error:
             log.exception("a bug", cause=error)
             event = m.StepFailed(
@@ -480,7 +480,7 @@ class Supervisor:
             self._uplink.watch(self._roam)
         self._host.watch_names(self._on_names_changed, loop)
         if self._host.is_locked:
-            self._filter.start()
+            self._locks.start()
 
     def _forget_tap(self) -> None:
         """Let go of a TAP that is not there any more, so that there can be another."""
@@ -820,7 +820,7 @@ class Supervisor:
         self._uplink.close()
         self._sleep.stop()
         self._places.stop()
-        self._filter.stop()
+        self._locks.stop()
         if self._pump is not None:
             self._pump.stop()
             self._pump = None
@@ -899,10 +899,21 @@ class Supervisor:
                 return
             self._host.repin()
         except SevpnError as error:
-            log.warning("the host route could not follow the uplink", cause=error)
+            log.warning("the routes could not follow the uplink", cause=error)
+            self._say_of_routes(str(error))
+        else:
+            self._say_of_routes(None)
         self._roam()
         # What follows from a move comes behind its first step: a connection.
         asyncio.get_running_loop().call_soon(self._on_wish_changed)
+
+    def _say_of_routes(self, trouble: str | None) -> None:
+        """Tell what keeps the routes from being as they should, for as long as it does."""
+        if self._route_trouble is not None and self._route_trouble != trouble:
+            self.report.withdraw({self._route_trouble})
+        if trouble is not None:
+            self.report.warn([trouble])
+        self._route_trouble = trouble
 
     def _on_wish_changed(self) -> None:
         """Bring the host to what is wanted of it as it is now, while a session is set up.
@@ -950,21 +961,6 @@ class Supervisor:
             hosts=lambda: host_names(_ETC),
             prepare=self._prepare_socket,
         )
-
-    def _on_filter_changed(self) -> None:
-        try:
-            is_mended = self._host.mend_lock()
-        except SevpnError as error:
-            log.error("the lock is gone and cannot be loaded again", cause=error)
-            self.report.warn([f"the lock is gone: {error}"])
-            self._filter.again_in(_LOCK_AGAIN_S)
-            return
-        if is_mended:
-            self.report.warn(
-                [
-                    "somebody has removed or changed the lock in the packet filter; it was loaded again"
-                ]
-            )
 
     def _look(self, addresses: Iterable[Address]) -> Underlay:
         return self._uplink.look(addresses, mark=self._host.marks.own)

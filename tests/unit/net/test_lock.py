@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -291,3 +292,17 @@ def test_a_damaged_store_is_no_error(tmp_path: Path) -> None:
         (tmp_path / "office.json").write_bytes(content)
 
         assert stored_addresses(tmp_path, "office") == {}
+
+
+@pytest.mark.parametrize("has_forwarded", [True, False])
+def test_with_connmark_what_a_dnat_rule_sends_on_is_handed_on(
+    *, has_forwarded: bool
+) -> None:
+    text = ruleset(
+        "office", replace(OFFICE, has_forwarded=has_forwarded), is_owned=False
+    )
+
+    _, routed = text.split("chain routed {")
+    line = "iifname @tunnels ct status dnat accept"
+    assert (line in routed) == has_forwarded
+    assert text.count(line) == has_forwarded
