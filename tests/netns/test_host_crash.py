@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -35,59 +36,73 @@ from sevpn.net.lock import Lock
 from sevpn.net.model import HostState, Resolver, Route, Rule
 from sevpn.wire.ethernet import MacAddress
 
-folder, name, fatal_step, stay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stay"
+folder, name, stay = Path(sys.argv[1]), sys.argv[2], sys.argv[4] == "stay"
 by_mark, by_policy = sys.argv[5] == "mark", sys.argv[5] == "policy"
-is_locked = sys.argv[6] == "lock"
-steps = 0
+lock_mode = sys.argv[6]
 
-def checkpoint(line):
-    global steps
-    steps += 1
-    if steps == fatal_step:
-        os.kill(os.getpid(), signal.SIGKILL)
+def live(fatal_step):
+    steps = 0
 
-def route(destination):
-    return Route(ip_network(destination), ip_address("10.0.0.1"), tap.name, 50)
+    def checkpoint(line):
+        nonlocal steps
+        steps += 1
+        if steps == fatal_step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-lock = Lock("on", name, store=folder / "locks", checkpoint=checkpoint) if is_locked else None
-host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, policy=by_policy, connmark=by_policy, lock=lock, checkpoint=checkpoint)
-host.recover()
-tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0" + name.encode()[:1]), 1500)
-host.pin_server([ip_address("203.0.113.7"), ip_address("203.0.113.8")])
-tap.set_carrier(True)
-resolver = Resolver((ip_address("10.0.0.1"),))
-addresses = (ip_interface("10.0.0.5/24"),)
-marks = host.marks
-own_table = (
-    Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=marks.table),
-    Route(ip_network("192.0.2.0/24"), None, "", 0, table=marks.table, kind="throw"),
-    Route(ip_network("::/0"), None, "", 1024, table=marks.table, kind="unreachable"),
-)
-rules = tuple(Rule(family, marks.preference + 1, marks.table, marks.own, is_not=True) for family in (4, 6))
-excluded = (ip_network("198.51.100.0/24"),)
-if by_mark:
-    marked = HostState(tap.name, 1400, addresses, own_table, resolver, rules)
-    host.apply(marked)
-    host.release_addresses()
-    host.apply(marked)
-elif by_policy:
-    replies = (Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=77),)
-    conditions = ({"source": ip_network("10.0.0.5/32")}, {"mark": marks.reply})
-    for state in 2 * (HostState(tap.name, 1400, addresses, replies, None, tuple(Rule(4, marks.preference, 77, **one) for one in conditions)),):
-        host.apply(state)
+    def route(destination):
+        return Route(ip_network(destination), ip_address("10.0.0.1"), tap.name, 50)
+
+    lock = Lock(lock_mode, name, store=folder / "locks", checkpoint=checkpoint)
+    host = Host(tunnel=name, runtime_dir=folder / "run", etc_dir=folder, by_mark=by_mark, policy=by_policy, connmark=by_policy, lock=lock, checkpoint=checkpoint)
+    host.recover()
+    tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0" + name.encode()[:1]), 1500)
+    host.pin_server([ip_address("203.0.113.7"), ip_address("203.0.113.8")])
+    tap.set_carrier(True)
+    resolver = Resolver((ip_address("10.0.0.1"),))
+    addresses = (ip_interface("10.0.0.5/24"), ip_interface("2001:db8:5::5/64"))
+    six = Route(ip_network("2001:db8:9::/48"), None, tap.name, 50)
+    marks = host.marks
+    own_table = (
+        Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=marks.table),
+        Route(ip_network("192.0.2.0/24"), None, "", 0, table=marks.table, kind="throw"),
+        Route(ip_network("2001:db8:9::/48"), None, tap.name, 50, table=marks.table),
+        Route(ip_network("::/0"), None, "", 1024, table=marks.table, kind="unreachable"),
+    )
+    rules = tuple(Rule(family, marks.preference + 1, marks.table, marks.own, is_not=True) for family in (4, 6))
+    excluded = (ip_network("198.51.100.0/24"),)
+    if by_mark:
+        marked = HostState(tap.name, 1400, addresses, own_table, resolver, rules)
+        host.apply(marked)
         host.release_addresses()
-elif name != "plain":
-    host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"), route("10.7.0.0/16")), resolver))
-    if not stay:
-        host.apply(HostState(tap.name, 1400, (ip_interface("10.0.0.6/24"),), (route("10.8.0.0/16"),), resolver))
-        host.release_addresses()
-        host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"),), resolver))
-        host.apply(HostState(tap.name, 1400, addresses, own_table, None, rules, excluded))
-if stay:
-    print("up", flush=True)
-    sys.stdin.read()
-host.undo()
-print("steps", steps, flush=True)
+        host.apply(marked)
+    elif by_policy:
+        replies = (Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=77),)
+        conditions = ({"source": ip_network("10.0.0.5/32")}, {"mark": marks.reply})
+        for state in 2 * (HostState(tap.name, 1400, addresses, replies, None, tuple(Rule(4, marks.preference, 77, **one) for one in conditions)),):
+            host.apply(state)
+            host.release_addresses()
+    elif name != "plain":
+        host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"), route("10.7.0.0/16"), six), resolver))
+        if not stay:
+            host.apply(HostState(tap.name, 1400, (ip_interface("10.0.0.6/24"),), (route("10.8.0.0/16"),), resolver))
+            host.release_addresses()
+            host.apply(HostState(tap.name, 1400, addresses, (route("0.0.0.0/0"),), resolver))
+            host.apply(HostState(tap.name, 1400, addresses, own_table, None, rules, excluded))
+    if stay:
+        print("up", flush=True)
+        sys.stdin.read()
+    host.undo()
+    print("steps", steps, flush=True)
+
+if sys.argv[3] == "each":
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            live(int(line))
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+else:
+    live(int(sys.argv[3]))
 """
 
 
@@ -99,10 +114,9 @@ class Life:
         folder: Path,
         name: str = "office",
         *,
-        fatal_step: int = 0,
         stay: bool = False,
         by: str = "host",
-        is_locked: bool = False,
+        lock: str = "off",
     ) -> None:
         words = [
             sys.executable,
@@ -110,10 +124,10 @@ class Life:
             LIFE,
             str(folder),
             name,
-            str(fatal_step),
+            "0",
             "stay" if stay else "go",
             by,
-            "lock" if is_locked else "free",
+            lock,
         ]
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -130,6 +144,45 @@ class Life:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.end()
+
+
+class Lives:
+    """The same life led again and again, each time killed at another step.
+
+    The processes are forked from one that has imported all that they need: hundreds of
+    them would take minutes to begin.
+    """
+
+    def __init__(
+        self, folder: Path, name: str = "office", *, by: str = "host", lock: str = "off"
+    ) -> None:
+        words = [sys.executable, "-c", LIFE, folder, name, "each", "go", by, lock]
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.steps = int(self._lead(0).split()[1])
+        """How many steps it has."""
+        assert self._said() == "0\n"
+
+    def kill_at(self, step: int) -> None:
+        """Lead it until a step, and no further."""
+        assert self._lead(step) == f"{-signal.SIGKILL}\n"
+
+    def _lead(self, fatal_step: int) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{fatal_step}\n")
+        self._process.stdin.flush()
+        return self._said()
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)
 
 
 def prepare(folder: Path) -> str:
@@ -150,24 +203,18 @@ def everything(folder: Path) -> str:
     return "".join([*shown, content, *files])
 
 
-def counted_steps(folder: Path, *, by: str = "host") -> int:
-    return int(Life(folder, by=by).end().split()[1])
-
-
 @sandboxed
 def test_a_kill_at_each_step_is_undone_by_cleanup(tmp_path: Path) -> None:
     before = prepare(tmp_path)
-    total = counted_steps(tmp_path)
-    assert total > 30
-    assert everything(tmp_path) == before
+    with Lives(tmp_path) as lives:
+        assert lives.steps > 30
+        assert everything(tmp_path) == before
 
-    for step in range(1, total + 1):
-        life = Life(tmp_path, fatal_step=step)
-        life.end()
-        assert life.process.returncode == -signal.SIGKILL
-        cleanup(tmp_path / "run", etc_dir=tmp_path)
-        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
-        assert cleanup(tmp_path / "run", etc_dir=tmp_path) == []
+        for step in range(1, lives.steps + 1):
+            lives.kill_at(step)
+            cleanup(tmp_path / "run", etc_dir=tmp_path)
+            assert everything(tmp_path) == before, f"killed at step {step}"
+            assert cleanup(tmp_path / "run", etc_dir=tmp_path) == []
 
 
 @sandboxed
@@ -181,45 +228,97 @@ def test_a_kill_at_each_step_by_rules_is_undone_by_cleanup(
     ]
     for setting in filters:
         setting.write_text("1")
-    total = counted_steps(tmp_path, by=by)
     nftables = Nftables()
-
-    for step in range(1, total + 1):
-        Life(tmp_path, fatal_step=step, by=by).end()
-        cleanup(tmp_path / "run", etc_dir=tmp_path)
-        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
-        assert [setting.read_text() for setting in filters] == ["1\n", "1\n"]
-        assert nftables.tables() == []
+    with Lives(tmp_path, by=by) as lives:
+        for step in range(1, lives.steps + 1):
+            lives.kill_at(step)
+            cleanup(tmp_path / "run", etc_dir=tmp_path)
+            assert everything(tmp_path) == before, f"killed at step {step}"
+            assert [setting.read_text() for setting in filters] == ["1\n", "1\n"]
+            assert nftables.tables() == []
     nftables.close()
 
 
 @sandboxed
+@pytest.mark.parametrize("by", ["host", "mark"])
 def test_a_kill_at_each_step_of_a_lock_leaves_it_where_unlock_finds_it(
+    tmp_path: Path, by: str
+) -> None:
+    before = prepare(tmp_path)
+    store, nftables = tmp_path / "locks", Nftables()
+    held = 0
+    with Lives(tmp_path, "plain", by=by, lock="on") as lives:
+        assert locked_tunnels(nftables) == []
+        unlock([], nftables, store)
+        assert everything(tmp_path) == before
+
+        for step in range(1, lives.steps + 1):
+            lives.kill_at(step)
+            cleanup(tmp_path / "run", etc_dir=tmp_path)
+            tables = locked_tunnels(nftables)
+            held += len(tables)
+            if tables:
+                free = Lock("off", "plain", store=store)
+                with pytest.raises(HostError, match="sevpn unlock"):
+                    host_of(tmp_path, "plain", lock=free).recover()
+            unlock(tables, nftables, store)
+            assert locked_tunnels(nftables) == []
+            assert everything(tmp_path) == before, f"killed at step {step}"
+    assert 6 < held < lives.steps, "most steps are taken behind the lock, not all"
+    nftables.close()
+
+
+@sandboxed
+def test_a_kill_at_each_step_of_a_lock_that_is_auto_leaves_none(
+    tmp_path: Path,
+) -> None:
+    before = prepare(tmp_path)
+    nftables = Nftables()
+    with Lives(tmp_path, "plain", by="mark", lock="auto") as lives:
+        for step in range(1, lives.steps + 1):
+            lives.kill_at(step)
+            cleanup(tmp_path / "run", etc_dir=tmp_path)
+            assert nftables.tables() == [], f"killed at step {step}"
+            assert everything(tmp_path) == before, f"killed at step {step}"
+    nftables.close()
+
+
+class Dying(Nftables):
+    """A packet filter whose process is killed after some commands."""
+
+    def __init__(self, lives: int) -> None:
+        super().__init__()
+        self.lives = lives
+
+    def run(self, text: str) -> str:
+        if not self.lives:
+            raise KeyboardInterrupt
+        self.lives -= 1
+        return super().run(text)
+
+
+@sandboxed
+def test_an_unlock_that_is_killed_midway_is_done_by_the_next_one(
     tmp_path: Path,
 ) -> None:
     before = prepare(tmp_path)
     store, nftables = tmp_path / "locks", Nftables()
-    total = int(Life(tmp_path, "plain", is_locked=True).end().split()[1])
-    assert locked_tunnels(nftables) == []
-    unlock([], nftables, store)
-    assert everything(tmp_path) == before
-
-    held = 0
-    for step in range(1, total + 1):
-        life = Life(tmp_path, "plain", fatal_step=step, is_locked=True)
-        life.end()
-        assert life.process.returncode == -signal.SIGKILL
+    for lives in range(3):
+        for name in ("plain", "dead"):
+            Life(tmp_path, name, by="mark", lock="on", stay=True).kill()
         cleanup(tmp_path / "run", etc_dir=tmp_path)
         tables = locked_tunnels(nftables)
-        held += len(tables)
-        if tables:
-            free = Lock("off", "plain", store=store)
-            with pytest.raises(HostError, match="sevpn unlock"):
-                host_of(tmp_path, "plain", lock=free).recover()
-        unlock(tables, nftables, store)
+        assert len(tables) == 2
+
+        if lives < 2:
+            with pytest.raises(KeyboardInterrupt):
+                unlock(tables, Dying(lives), store)
+            assert len(locked_tunnels(nftables)) == 2 - lives
+            # What is stored goes last: a reboot in between still finds it.
+            assert len(list(store.glob("*.nft"))) == 2
+        unlock(locked_tunnels(nftables), nftables, store)
         assert locked_tunnels(nftables) == []
-        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
-    assert 6 < held < total, "most steps are taken behind the lock, not all"
+        assert everything(tmp_path) == before
     nftables.close()
 
 
@@ -233,7 +332,7 @@ def test_a_lock_that_is_auto_leaves_none_that_was_on_for_the_next_start(
 ) -> None:
     before = prepare(tmp_path)
     store = tmp_path / "locks"
-    life = Life(tmp_path, "plain", is_locked=True, stay=True)
+    life = Life(tmp_path, "plain", lock="on", stay=True)
     assert (store / "plain.nft").exists()
     life.kill()
 
@@ -272,20 +371,22 @@ def test_a_kill_at_every_third_step_is_undone_without_the_run_folder(
     tmp_path: Path,
 ) -> None:
     before = prepare(tmp_path)
-    total = counted_steps(tmp_path)
-
-    for step in range(1, total + 1, 3):
-        Life(tmp_path, fatal_step=step).end()
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        cleanup(tmp_path / "run", etc_dir=tmp_path)
-        assert everything(tmp_path) == before, f"killed at step {step} of {total}"
+    with Lives(tmp_path) as lives:
+        for step in range(1, lives.steps + 1, 3):
+            lives.kill_at(step)
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            cleanup(tmp_path / "run", etc_dir=tmp_path)
+            assert everything(tmp_path) == before, f"killed at step {step}"
 
 
 @sandboxed
-def test_a_kill_during_cleanup_is_undone_by_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["host", "mark", "policy"])
+def test_a_kill_during_cleanup_is_undone_by_the_next_one(
+    tmp_path: Path, by: str
+) -> None:
     before = prepare(tmp_path)
     for fatal_step in range(1, 20):
-        life = Life(tmp_path, stay=True)
+        life = Life(tmp_path, by=by, stay=True)
         life.kill()
         cleaner = subprocess.run(
             [sys.executable, "-c", CLEANER, tmp_path, str(fatal_step)],

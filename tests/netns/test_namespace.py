@@ -8,8 +8,9 @@ client ── eth0 ── server          the transport
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.netns
 TARGET = f"{SERVER}/TEST"
 GATEWAY = "10.77.0.254"
 IN_BLUE = ("ip", "netns", "exec", "blue")
+STATE_OF_BLUE: Final = (
+    "ip -n blue link; ip -n blue address; ip -n blue route; ip -n blue -6 route; ip -n blue rule;"
+    "ip -n blue route show table all proto 224;"
+    "find /etc/netns -exec stat -c '%n %F %a' {} + 2> /dev/null || true"
+)
 
 
 @pytest.fixture
@@ -44,10 +50,7 @@ def pings_from_blue(client: Client) -> bool:
 
 
 def state_of_blue(client: Client) -> str:
-    return client.machine.sh(
-        "ip -n blue link; ip -n blue address; ip -n blue route; ip -n blue -6 route; ip -n blue rule;"
-        "find /etc/netns -exec stat -c '%n %F %a' {} + 2> /dev/null || true"
-    )
+    return client.machine.sh(STATE_OF_BLUE)
 
 
 @pytest.mark.parametrize("place", ["blue", "/run/netns/blue"])
@@ -117,6 +120,73 @@ def test_a_kill_is_undone_by_cleanup_inside_the_namespace_too(
     assert client.machine.snapshot() == outside
     assert state_of_blue(client) == inside
     assert client.sevpn("cleanup").out.strip() == "nothing was left behind"
+
+
+_KILLS: Final = """
+import itertools, os, signal, subprocess, sys
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from sevpn.net.host import Host, cleanup
+from sevpn.net.model import HostState, Resolver, Route, Rule
+from sevpn.net.netns import NetworkNamespace, host_in
+from sevpn.wire.ethernet import MacAddress
+
+def life(fatal):
+    steps = 0
+    def checkpoint(line):
+        nonlocal steps
+        steps += 1
+        if steps == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+    place = NetworkNamespace("blue")
+    host = host_in(place, Host(tunnel="t", runtime_dir=Path("/run/sevpn"), etc_dir=place.etc, dns_mode="file",
+        netns=place.path, by_mark=True, checkpoint=checkpoint))
+    host.recover()
+    tap = host.open_tap(None, MacAddress(b"\\x5e\\0\\0\\0\\0\\1"), 1500)
+    host.pin_server([ip_address("203.0.113.1")])
+    tap.set_carrier(True)
+    table = host.marks.table
+    default = Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.1"), tap.name, 50, table=table)
+    rule = Rule(4, host.marks.preference + 2, table, host.marks.own, is_not=True)
+    state = HostState(tap.name, 1400, (ip_interface("10.0.0.5/24"),), (default,), Resolver((ip_address("10.0.0.1"),)), (rule,))
+    host.apply(state)
+    host.release_addresses()
+    host.apply(state)
+    host.undo()
+    host.close()
+
+def state():
+    return subprocess.run(["sh", "-c", sys.argv[1]], capture_output=True, check=True).stdout
+
+before = state()
+for step in itertools.count(1):
+    pid = os.fork()
+    if not pid:
+        life(step)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    cleanup(Path("/run/sevpn"))
+    assert state() == before, f"killed at step {step}"
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        break
+print(step - 1)
+"""
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_kill_at_each_step_is_undone_inside_the_namespace(
+    client: Client, *, has_folder: bool
+) -> None:
+    if has_folder:
+        client.machine.write("/etc/netns/blue/resolv.conf", "nameserver 192.0.2.99\n")
+        client.machine.sh("chmod 755 /etc/netns /etc/netns/blue")
+    outside = client.machine.snapshot()
+
+    steps = client.machine.check(sys.executable, "-c", _KILLS, STATE_OF_BLUE)
+
+    assert int(steps) > 15
+    assert client.machine.snapshot() == outside
 
 
 def test_a_kill_is_undone_by_the_next_start(
