@@ -700,9 +700,10 @@ class Pump:
         It does when all that was queued is in the socket, which holds what is
         needed until it is writable again (TCP_NOTSENT_LOWAT).
         """
-        return self._is_udp_up or any(
-            not link.stream.pending_bytes for link in self._senders
-        )
+        for link in self._senders:
+            if not link.stream.pending_bytes:
+                return True
+        return self._is_udp_up
 
     @property
     def _is_udp_up(self) -> bool:

@@ -199,26 +199,38 @@ class SecureStream:
         fills = _FILLS
         self._is_drained = False
         while got < len(room):
-            try:
-                # With a buffer it returns a size, whatever its stub says.
-                size = int(self._tls.read(len(room) - got, room[got:]))
-            except ssl.SSLWantReadError:
+            size = self._decrypt_into(room[got:])
+            if size is None:
                 # Records may be without data; what stays in the socket keeps it readable.
                 fills -= 1
                 is_over = self._has_ended or self._is_drained or fills < 0
                 if is_over or not self._fill():
                     break
                 continue
-            except ssl.SSLError as error:
-                self._end(error.reason or "TLS error")
-                break
             if not size:
-                self._end("closed by the server")
                 break
             got += size
         if not got and self._has_ended:
             raise ConnectionLostError(f"the connection ended: {self._ending}")
         return got
+
+    def _decrypt_into(self, room: memoryview) -> int | None:
+        """Write what TLS has ready into *room*; 0 is the end, `None`: it needs more bytes."""
+        # Asked for what it has not, TLS answers with an exception, which is a good part of
+        # what a single frame costs.
+        if not (self._incoming.pending or self._tls.pending()):
+            return None
+        try:
+            # With a buffer it returns a size, whatever its stub says.
+            size = int(self._tls.read(len(room), room))
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLError as error:
+            self._end(error.reason or "TLS error")
+            return 0
+        if not size:
+            self._end("closed by the server")
+        return size
 
     def _fill(self) -> bool:
         """Take from the socket what is there; return whether it was anything."""
