@@ -99,10 +99,44 @@ def test_flows_are_spread_over_the_connections_and_arrive_intact(
 
 def sent_bytes(client: Client) -> list[int]:
     """Return how many bytes the client has sent on each connection to the server."""
+    return list(sent_by_port(client).values())
+
+
+def sent_by_port(client: Client) -> dict[int, int]:
+    """Return the same by the client's port."""
     out = client.machine.check(
-        "ss", "-Htin", "state", "established", "dport", "=", ":443"
+        "ss", "-HtinO", "state", "established", "dport", "=", ":443"
     )
-    return [int(found) for found in re.findall(r"bytes_sent:(\d+)", out)]
+    found = re.findall(r"(?m)^\S+ +\S+ +\S+:(\d+) .*?bytes_sent:(\d+)", out)
+    return {int(port): int(count) for port, count in found}
+
+
+_ECHOES = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+for _ in range(40):
+    sock.sendto(bytes([8, 0, 0xF7, 0xFF]) + bytes(int(sys.argv[2])), (sys.argv[1], 0))
+    time.sleep(0.005)
+"""
+
+
+def test_what_is_urgent_has_a_connection_for_itself(client: Client, hub: Hub) -> None:
+    """QoS, which the server grants: small echoes are urgent, large ones are not."""
+
+    def carries(size: int) -> set[int]:
+        before = sent_by_port(client)
+        client.machine.python(_ECHOES, GATEWAY, str(size))
+        after = sent_by_port(client)
+        return {port for port in after if after[port] - before[port] > 20 * size}
+
+    with client.up(*login(hub), "--connections", "3", password="secret") as tunnel:
+        wait_for_connections(tunnel, 3)
+
+        (urgent,) = carries(60)
+        (usual,) = carries(600)
+
+        assert urgent != usual
+        assert carries(60) == {urgent}
 
 
 def test_all_connections_live_longer_than_the_time_out(

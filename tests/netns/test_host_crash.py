@@ -156,7 +156,7 @@ class Lives:
     def __init__(
         self, folder: Path, name: str = "office", *, by: str = "host", lock: str = "off"
     ) -> None:
-        words = [sys.executable, "-c", LIFE, folder, name, "each", "go", by, lock]
+        words = [sys.executable, "-c", LIFE, str(folder), name, "each", "go", by, lock]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

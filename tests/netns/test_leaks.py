@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves by the physical link while a tunnel is wanted: the leak matrix.
+"""What leaves by the physical links while a tunnel is wanted: the leak matrix.
 
 A program sends, every 5 ms, a datagram, an ICMP echo and a request to connect: to a
 name server, to that of the uplink, to an address of IPv4, one of IPv6, and the VPN
-server's own. A capture on the link counts what leaves, in phases without a gap; the
+server's own. A capture on both uplinks counts what leaves, in phases without a gap; the
 tunnel's own questions for the server's name are counted apart, and so is whatever else
 leaves but ARP, neighbour discovery, and the tunnel's connection. The outcome is the
 table of docs/explanation/security.md.
@@ -24,7 +24,7 @@ from typing import Final
 import pytest
 
 from sevpn.testing.lab import Client, EmbeddedServer, Network, Up
-from sevpn.testing.machine import Machine, eventually
+from sevpn.testing.machine import Machine, connect, eventually
 from sevpn.testing.services import NameServer
 
 pytestmark = pytest.mark.netns
@@ -33,6 +33,8 @@ PAGE: Final = Path(__file__).parents[2] / "docs/explanation/security.md"
 SERVER: Final = "203.0.113.1"
 INSIDE: Final = "10.77.0.1"
 RESOLVER: Final = "192.0.2.1"
+SECOND: Final = "198.18.1.1"
+UPLINKS: Final = ("eth0", "eth1")
 LONG_ENOUGH_S: Final = 0.3
 """Sixty times what is sent between two datagrams of a kind."""
 
@@ -96,13 +98,12 @@ while True:
 # Everything that the kernel hands to the link itself passes here, after all filters.
 _COUNT: Final = """
 import json, socket, sys, threading
-interface, own, server = sys.argv[2:]
+own, server, *interfaces = sys.argv[2:]
 kinds = {socket.inet_pton(socket.AF_INET6 if ":" in a else socket.AF_INET, a): k
          for k, (a, _) in json.loads(sys.argv[1]).items()}
 own, server = socket.inet_aton(own), socket.inet_aton(server)
 lock, counts = threading.Lock(), {}
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-sock.bind((interface, 0))
 
 def kind_of(frame):
     if frame[12:14] == b"\\x08\\0":
@@ -121,8 +122,8 @@ def kind_of(frame):
 
 def count():
     while True:
-        frame, (_, _, direction, *_) = sock.recvfrom(2048)
-        if direction == socket.PACKET_OUTGOING:
+        frame, (interface, _, direction, *_) = sock.recvfrom(2048)
+        if direction == socket.PACKET_OUTGOING and interface in interfaces:
             kind = kind_of(frame)
             if kind is not None:
                 with lock:
@@ -138,11 +139,11 @@ for _ in sys.stdin:
 
 
 class Link:
-    """The client's physical link, with somebody who sends and somebody who counts."""
+    """The client's physical links, with somebody who sends and somebody who counts."""
 
     def __init__(self, machine: Machine) -> None:
         self._counter = machine.popen(
-            ["python3", "-c", _COUNT, json.dumps(PROBES), "eth0", RESOLVER, SERVER],
+            ["python3", "-c", _COUNT, json.dumps(PROBES), RESOLVER, SERVER, *UPLINKS],
             stdin=subprocess.PIPE,
         )
         self._sender = machine.popen(
@@ -193,6 +194,12 @@ def prepare(client: Client) -> None:
 def measured(network: Network, client: Client, mode: str) -> dict[str, dict[str, int]]:
     """Lead a tunnel through all phases; return what left in each, by kind."""
     prepare(client)
+    connect(
+        client.machine,
+        network.server,
+        interfaces=("eth1", f"second-{mode}"),
+        addresses=("198.18.1.2/24", f"{SECOND}/24"),
+    )
     server = start_server(network)
     link = Link(client.machine)
     left: dict[str, dict[str, int]] = {name: {} for name in PHASES}
@@ -259,12 +266,11 @@ def deafen(server: Machine, *, is_deaf: bool) -> None:
 
 
 def change_uplink(client: Client, tunnel: Up) -> bool:
-    """Take the address away that the tunnel uses, once, and see it up again."""
-    shown = client.machine.check("ip", "-4", "address", "show", "dev", "eth0")
-    if "192.0.2.240" not in shown:
+    """Take the uplink away that the tunnel uses, once, and see it up again by the other one."""
+    if SECOND not in client.machine.check("ip", "-4", "route", "show", "default"):
         client.machine.sh(
-            "ip -4 address flush dev eth0; ip address add 192.0.2.240/24 dev eth0;"
-            "ip route add default via 192.0.2.1 dev eth0 metric 100"
+            f"ip route add default via {SECOND} dev eth1 metric 200;"
+            "ip -4 address flush dev eth0"
         )
     status = tunnel.status()
     is_again: bool = status["counters"]["reconnects"] >= 2

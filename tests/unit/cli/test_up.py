@@ -42,4 +42,7 @@ def test_the_code_tells_whether_the_host_is_as_it_was(
     assert _code(error, restore_error, received, Output()) == code
     said = capsys.readouterr().err
     wanted = restore_error or error
-    assert said == ("" if wanted is None else f"sevpn: {wanted}\n")
+    *advice, last = [*said.splitlines(), ""] if wanted is None else said.splitlines()
+    assert last == ("" if wanted is None else f"sevpn: {wanted}")
+    # What is left is not left alone.
+    assert ["sevpn cleanup" in line for line in advice] == [True] * bool(restore_error)

@@ -15,7 +15,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Any
+from typing import Any, Literal
 
 import hypothesis
 import pytest
@@ -757,7 +757,7 @@ def test_no_route_leads_the_tunnels_own_packets_into_it(server: str) -> None:
         routes=((IPv6Network("2001:db8::7/128"), IPv6Address("fe80::1")),)
     )
 
-    def wanted(mode: str) -> Wanted:
+    def wanted(mode: Literal["host", "mark"]) -> Wanted:
         return wanted_state(
             Settings(
                 host="vpn.example",
