@@ -251,6 +251,8 @@ def measured(network: Network, client: Client, mode: str) -> dict[str, dict[str,
     phase("clean stop", lambda: True)
     link.stop()
     server.stop()
+    # The next client's has the same addresses.
+    network.server.sh(f"ip link del second-{mode}")
     return left
 
 
