@@ -82,25 +82,25 @@ Measure = Callable[[Lab, Candidate], dict[str, float]]
 
 def _bulk(way: str) -> Measure:
     def measure(lab: Lab, candidate: Candidate) -> dict[str, float]:
-        return rows._load(lab, candidate, way, 1)  # noqa: SLF001 - the same row
+        return rows.load(lab, candidate, way, 1)
 
     return measure
 
 
 def _echoes(way: str) -> Measure:
     def measure(lab: Lab, candidate: Candidate) -> dict[str, float]:
-        return rows._echo_loaded(lab, candidate, way)  # noqa: SLF001 - the same row
+        return rows.echo_loaded(lab, candidate, way)
 
     return measure
 
 
 def _flood(_lab: Lab, candidate: Candidate) -> dict[str, float]:
-    return rows._datagrams(candidate, "out/1400/flood")  # noqa: SLF001 - the same row
+    return rows.datagrams(candidate, "out/1400/flood")
 
 
 def _burst(_lab: Lab, candidate: Candidate) -> dict[str, float]:
     time.sleep(0.5)  # nothing moves any more
-    return rows._burst(candidate)  # noqa: SLF001 - the same row
+    return rows.burst_of(candidate)
 
 
 MEASURES: Final[dict[str, tuple[Measure, str, str]]] = {

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a candidate's processor time goes: a profile of one bulk transfer.
+"""Where a candidate's processor time goes: a profile under one load.
 
-    python -m bench.costs CANDIDATE [--way out|in] [--streams N] [--seconds N] [--server]
+    python -m bench.costs CANDIDATE [--load bulk|frames|flood|echoes] [--way out|in]
+                                    [--streams N] [--seconds N] [--server]
+
+bulk    a transfer by TCP
+frames  20,000 frames of 64 bytes a second
+flood   as many of them as one sender can
+echoes  a hundred a second, and nothing else
 
 Needs root, `scripts/peers`, and `perf` on this host. Samples the client's process (or,
 with `--server`, its server's) a thousand times a second and shows the shares by
@@ -21,10 +27,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.catalog import CANDIDATES
-from bench.figures import Document
+from bench.candidates import Candidate
+from bench.catalog import CANDIDATES, STEADY_PER_S
+from bench.figures import Document, percentile
 from bench.lab import Lab, Settings
-from bench.rows import TUNNELS
+from bench.rows import TUNNELS, one_way, ping
 
 _SHOWN: Final = 25
 _SEPARATOR: Final = ";"
@@ -71,17 +78,34 @@ def profile(options: argparse.Namespace, data: Path, lab: Lab) -> str | None:
         ],
         stdout=subprocess.DEVNULL,
     )
-    result = candidate.iperf.measure(
-        candidate.machine,
-        seconds=options.seconds,
-        streams=options.streams,
-        is_inbound=options.way == "in",
-    )
+    said = put_under_load(candidate, options)
     recorder.wait()
-    print(
-        f"{CANDIDATES[candidate.key]}, {options.way}: {result.bits_per_s / 1e9:.2f} Gbit/s"
-    )
+    print(f"{CANDIDATES[candidate.key]}, {options.load} {options.way}: {said}")
     return None
+
+
+def put_under_load(candidate: Candidate, options: argparse.Namespace) -> str:
+    """Let a candidate carry something for as long as is asked for; say how it did."""
+    is_inbound = options.way == "in"
+    if options.load == "bulk":
+        result = candidate.iperf.measure(
+            candidate.machine,
+            seconds=options.seconds,
+            streams=options.streams,
+            is_inbound=is_inbound,
+        )
+        return f"{result.bits_per_s / 1e9:.2f} Gbit/s"
+    if options.load == "echoes":
+        took = ping(candidate.machine, candidate.server_address, 100 * options.seconds)
+        return f"p50 {percentile(took, 0.5):.2f} ms"
+    per_second = STEADY_PER_S if options.load == "frames" else 0
+    words = ["--size", "22", "--seconds", str(options.seconds)]
+    sent, came = one_way(
+        candidate,
+        is_inbound=is_inbound,
+        words=[*words, "--per-second", str(per_second)],
+    )
+    return f"{came['count']} of {sent['sent']} arrived"
 
 
 def report(data: Path, by: str) -> list[tuple[float, str]]:
@@ -102,6 +126,9 @@ def main(words: Sequence[str] | None = None) -> int:
         prog="python -m bench.costs", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("candidate", choices=TUNNELS)
+    parser.add_argument(
+        "--load", choices=("bulk", "frames", "flood", "echoes"), default="bulk"
+    )
     parser.add_argument("--way", choices=("out", "in"), default="out")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=3)

@@ -99,7 +99,7 @@ def _loads(lab: Lab, candidate: Candidate, loads: Sequence[tuple[str, int]]) -> 
                 lab,
                 candidate.key,
                 [f"{name}/{way}/{streams}" for name in _LOAD],
-                functools.partial(_load, lab, candidate, way, streams),
+                functools.partial(load, lab, candidate, way, streams),
             )
         peak = max(peak, *seen)
     lab.document.add("memory/load", candidate.key, peak)
@@ -108,7 +108,7 @@ def _loads(lab: Lab, candidate: Candidate, loads: Sequence[tuple[str, int]]) -> 
 _LOAD: Final = ("rate", "cpu", "kernel", "client-thread", "server-thread", "server-cpu")
 
 
-def _load(lab: Lab, candidate: Candidate, way: str, streams: int) -> dict[str, float]:
+def load(lab: Lab, candidate: Candidate, way: str, streams: int) -> dict[str, float]:
     seconds = lab.settings.seconds
     client, server = usage(candidate.pid), usage(candidate.server_pid)
     result = candidate.iperf.measure(
@@ -160,11 +160,11 @@ def packets(lab: Lab) -> None:
                     lab,
                     candidate.key,
                     [f"{name}/{key}" for name in ("pps", "loss", "pcpu", "scpu")],
-                    functools.partial(_datagrams, candidate, key),
+                    functools.partial(datagrams, candidate, key),
                 )
 
 
-def _datagrams(candidate: Candidate, key: str) -> dict[str, float]:
+def datagrams(candidate: Candidate, key: str) -> dict[str, float]:
     way, size, pace = key.split("/")
     per_second = STEADY_PER_S if pace == "steady" else 0
     payload = int(size) - _HEADERS if size == "64" else int(size)
@@ -222,11 +222,11 @@ def burst(lab: Lab) -> None:
             lab,
             candidate.key,
             ["burst/last", "burst/lost"],
-            functools.partial(_burst, candidate),
+            functools.partial(burst_of, candidate),
         )
 
 
-def _burst(candidate: Candidate) -> dict[str, float]:
+def burst_of(candidate: Candidate) -> dict[str, float]:
     sent, came = one_way(
         candidate,
         is_inbound=True,
@@ -248,7 +248,7 @@ def echoes(lab: Lab) -> None:
     count = 200
     candidates = lab.candidates(TUNNELS)
     for candidate in turns(candidates, lab.settings.few):
-        cable = _ping(candidate.machine, SERVER, count)
+        cable = ping(candidate.machine, SERVER, count)
         if candidate is candidates[0]:
             lab.document.add("rtt/idle/p50", "none", percentile(cable, 0.5))
             lab.document.add("rtt/idle/p99", "none", percentile(cable, 0.99))
@@ -256,7 +256,7 @@ def echoes(lab: Lab) -> None:
             lab,
             candidate.key,
             ["rtt/idle/p50", "rtt/idle/p99"],
-            functools.partial(_echo_idle, candidate, count),
+            functools.partial(echo_idle, candidate, count),
         )
         idle = values.get("rtt/idle/p50")
         added = None if idle is None else idle - percentile(cable, 0.5)
@@ -266,22 +266,22 @@ def echoes(lab: Lab) -> None:
                 lab,
                 candidate.key,
                 [f"rtt/{way}/p50", f"rtt/{way}/p99"],
-                functools.partial(_echo_loaded, lab, candidate, way),
+                functools.partial(echo_loaded, lab, candidate, way),
             )
 
 
-def _echo_idle(candidate: Candidate, count: int) -> dict[str, float]:
-    took = _ping(candidate.machine, candidate.server_address, count)
+def echo_idle(candidate: Candidate, count: int) -> dict[str, float]:
+    took = ping(candidate.machine, candidate.server_address, count)
     return {
         "rtt/idle/p50": percentile(took, 0.5),
         "rtt/idle/p99": percentile(took, 0.99),
     }
 
 
-def _echo_loaded(lab: Lab, candidate: Candidate, way: str) -> dict[str, float]:
+def echo_loaded(lab: Lab, candidate: Candidate, way: str) -> dict[str, float]:
     seconds = lab.settings.seconds
     pinger = candidate.machine.popen(
-        _ping_words(candidate.server_address, int((seconds + 1) / _ECHO_S))
+        ping_words(candidate.server_address, int((seconds + 1) / _ECHO_S))
     )
     try:
         time.sleep(0.3)  # it has started
@@ -301,14 +301,14 @@ def _echo_loaded(lab: Lab, candidate: Candidate, way: str) -> dict[str, float]:
     }
 
 
-def _ping(machine: Machine, address: str, count: int) -> list[float]:
-    answer = json.loads(machine.check(*_ping_words(address, count)))
+def ping(machine: Machine, address: str, count: int) -> list[float]:
+    answer = json.loads(machine.check(*ping_words(address, count)))
     took: list[float] = answer["rtt_ms"]
     assert took, "no echo came back"
     return took
 
 
-def _ping_words(address: str, count: int) -> list[str]:
+def ping_words(address: str, count: int) -> list[str]:
     words = ["ping", address, "--count", str(count), "--interval", str(_ECHO_S)]
     return [sys.executable, str(TRAFFIC), *words]
 
