@@ -51,6 +51,10 @@ INSTALLED: Final = ROOT / ".cache" / "installed"
 PYTHON: Final = sys.executable
 IS_CI: Final = os.environ.get("CI") == "true"
 
+PATIENTLY: Final = ("nice", "-n", "5")
+"""Before the words of what only computes: the end-to-end tests wait for each other, with
+deadlines, and need little when their turn comes."""
+
 FULL_COVERAGE: Final = (
     "src/sevpn/wire/*",
     "src/sevpn/protocol/*",
@@ -320,6 +324,7 @@ def pytest_in(
     with_coverage: bool = False,
     as_root: bool = False,
     only_failed: bool = False,
+    is_patient: bool = False,
 ) -> Callable[[], Outcome]:
     """Return a step that runs the tests of folders.
 
@@ -334,6 +339,7 @@ def pytest_in(
         with_coverage: Whether it is measured what they reach.
         as_root: Whether they need to be root.
         only_failed: Whether only those run that failed in the run before.
+        is_patient: Whether they take what the steps beside them leave over.
     """
 
     def run() -> Outcome:
@@ -359,6 +365,8 @@ def pytest_in(
             settings["PYTHONDONTWRITEBYTECODE"] = "1"  # root's files would stay behind
             words = [f"{key}={value}" for key, value in settings.items()]
             command = ["sudo", "-n", "env", *words, *command]
+        if is_patient:
+            command = [*PATIENTLY, *command]
         status, output = run_program(command, limit_s=limit_s, environ=settings)
         return read_report(path, status, output)
 
@@ -411,7 +419,9 @@ def unit_tests() -> Outcome:
     """Run the unit tests, and see that they take every branch where that is promised."""
     for old in WORK.glob("coverage*"):
         old.unlink()
-    outcome = pytest_in("tests/unit", limit_s=600, workers=2, with_coverage=True)()
+    outcome = pytest_in(
+        "tests/unit", limit_s=840, workers=2, with_coverage=True, is_patient=True
+    )()
     environ = {"COVERAGE_FILE": str(WORK / "coverage")}
     coverage = [PYTHON, "-m", "coverage"]
     run_program([*coverage, "combine", "--quiet"], limit_s=60, environ=environ)
@@ -475,9 +485,8 @@ def fuzz_one(target: Path, seconds: int) -> tuple[int, str]:
         "-rss_limit_mb=1024",
         f"-artifact_prefix={found}/crash-",
     ]
-    # It takes what the tests leave over: they wait for each other, and it does not.
     return run_program(
-        ["nice", "-n", "5", PYTHON, target, *limits, *corpus], limit_s=seconds + 300
+        [*PATIENTLY, PYTHON, target, *limits, *corpus], limit_s=seconds + 300
     )
 
 
