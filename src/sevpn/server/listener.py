@@ -22,12 +22,12 @@ ConnectionAccept().
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import secrets
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import Final, NoReturn, Protocol
 
 from sevpn.errors import (
@@ -65,7 +65,13 @@ from sevpn.server.faults import (
 )
 from sevpn.server.login import Code
 from sevpn.server.stream import Stream
-from sevpn.wire.http import HttpReader, Request, Response, encode_response
+from sevpn.wire.http import (
+    HttpReader,
+    Request,
+    Response,
+    encode_date,
+    encode_response,
+)
 from sevpn.wire.pack import Pack, decode_pack
 
 __all__ = ["Admission", "Door", "serve_connection"]
@@ -334,7 +340,7 @@ class _Handshake:
             self._reader.feed(await self._stream.receive(left))
 
     async def _send_pack(self, pack: Pack) -> None:
-        date = formatdate(usegmt=True)
+        date = encode_date(dt.datetime.now(dt.UTC))
         await self._send(pack_response(pack, random=secrets.token_bytes, date=date))
 
     async def _send(self, data: bytes) -> None:
@@ -358,7 +364,7 @@ def _answer_to_stranger(request: Request) -> bytes:
     headers = (
         ("Connection", "Keep-Alive"),
         ("Content-Type", "text/html; charset=iso-8859-1"),
-        ("Date", formatdate(usegmt=True)),
+        ("Date", encode_date(dt.datetime.now(dt.UTC))),
         ("Keep-Alive", "timeout=15; max=19"),
     )
     body = f"<html><body><h1>{status} {reason}</h1></body><!-- {_TAG} --></html>\r\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
+import datetime as dt
 import secrets
 from collections.abc import Callable, Sequence
 
@@ -24,6 +24,7 @@ from sevpn.protocol.conversation import Conversation, HelloReceived
 from sevpn.protocol.credentials import Password
 from sevpn.transport.stream import SecureStream, open_stream
 from sevpn.tunnel.opening import Address, Destination, Outcome, exchange
+from sevpn.wire.http import encode_date
 
 __all__ = ["change_password", "list_hubs"]
 
@@ -45,7 +46,7 @@ async def list_hubs(destination: Destination) -> tuple[str, ...]:
             host=str(stream.peer_address),
             server=destination.host,
             random=secrets.token_bytes,
-            date=email.utils.formatdate(usegmt=True),
+            date=encode_date(dt.datetime.now(dt.UTC)),
         )
 
     listed: HubsListed = await _ask(destination, make)
@@ -77,7 +78,7 @@ async def change_password(
             old=old,
             new_hash=new_hash,
             random=secrets.token_bytes,
-            date=email.utils.formatdate(usegmt=True),
+            date=encode_date(dt.datetime.now(dt.UTC)),
         )
 
     _: PasswordChanged = await _ask(destination, make)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
+import datetime as dt
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,6 +61,7 @@ from sevpn.transport.dialing import DIRECTLY, Dialing
 from sevpn.transport.stream import SecureStream, open_stream
 from sevpn.transport.tls import TrustPolicy, VerifiedBy, fingerprint
 from sevpn.transport.udp import open_udp
+from sevpn.wire.http import encode_date
 
 __all__ = [
     "Destination",
@@ -467,7 +468,7 @@ async def open_additional(
                     identity=identify(stream),
                     is_half_duplex=welcome.half_connection,
                     random=random,
-                    date=email.utils.formatdate(usegmt=True),
+                    date=encode_date(dt.datetime.now(dt.UTC)),
                 )
                 while not isinstance(event := machine.next_event(), Joined):
                     await exchange(stream, machine)
@@ -546,7 +547,7 @@ class _Login:
             credentials=destination.credentials,
             identity=identity,
             random=random,
-            date=email.utils.formatdate(usegmt=True),
+            date=encode_date(dt.datetime.now(dt.UTC)),
             options=destination.options,
         )
 

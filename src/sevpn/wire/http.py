@@ -24,6 +24,7 @@ RecvHttpHeader(), HttpClientSend() and HttpServerSend().
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -40,6 +41,7 @@ __all__ = [
     "HttpReader",
     "Request",
     "Response",
+    "encode_date",
     "encode_request",
     "encode_response",
 ]
@@ -55,6 +57,12 @@ MAX_BODY_SIZE: Final = 1 << 20
 
 PACK_TYPE: Final = "application/octet-stream"
 """The Content-Type of every Pack."""
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
 
 Headers = tuple[tuple[str, str], ...]
 """Names and values in their order; names compare without regard to case."""
@@ -150,6 +158,19 @@ def _is_pack_answer(status: int, version: str, headers: Headers) -> bool:
 
 
 # --- writing -----------------------------------------------------------------
+
+
+def encode_date(at: dt.datetime) -> str:
+    """Return the value of a `Date` header (RFC 9110, section 5.6.7).
+
+    The standard library's own is part of its mail package, which takes longer to import
+    than a login does.
+
+    Args:
+        at: When, in UTC.
+    """
+    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
+    return f"{day}, {at.day:02} {month} {at.year:04} {at:%H:%M:%S} GMT"
 
 
 def encode_request(request: Request) -> bytes:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import datetime as dt
 import itertools
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,7 @@ from sevpn.wire.http import (
     HttpReader,
     Request,
     Response,
+    encode_date,
     encode_request,
     encode_response,
 )
@@ -347,3 +350,8 @@ def test_any_bytes_are_messages_or_the_peers_fault(
         read_all(role, b"HTTP/1.1 ", *chunks)
     except (RemoteProtocolError, LocalProtocolError) as error:
         assert str(error)  # noqa: PT017 - both outcomes are right, nothing else is
+
+
+@given(st.datetimes(timezones=st.just(dt.UTC)))
+def test_a_date_is_written_as_the_standard_library_would(at: dt.datetime) -> None:
+    assert encode_date(at) == format_datetime(at, usegmt=True)
