@@ -491,6 +491,60 @@ def test_an_absurd_mtu_of_a_lease_becomes_one_that_carries(
         server.stop()
 
 
+def test_pushed_routes_that_lead_back_to_this_host_are_left_out_and_told(
+    network: Network, client: Client
+) -> None:
+    """By its own address as the gateway, to that address, to itself, and to a group."""
+    own = "10, 77, 0, 10"  # the first that this server gives away
+    routes = f"16, 10, 9, {own}, 32, 127, 0, 0, 1, 10, 77, 0, 254, 8, 127, 10, 77, 0, 254, 4, 224, 10, 77, 0, 254"
+    good = "16, 10, 8, 10, 77, 0, 254"
+    server = served(
+        network, setup=f"faults.dhcp_options = {{121: bytes([{routes}, {good}])}}"
+    )
+    try:
+        with client.up(
+            *(f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice"),
+            "--accept-static-routes",
+            password="secret",
+        ) as up:
+            status = up.status()
+            assert status["lease"]["address"] == "10.77.0.10/24"
+            shown = client.machine.ip("route", "show", "proto", "224")
+            assert [one["dst"] for one in shown if one["dev"] == "sevpn0"] == [
+                "10.8.0.0/16"
+            ]
+            said = " ".join(status["warnings"])
+            for name in ("10.9.0.0/16", "127.0.0.1/32", "127.0.0.0/8", "224.0.0.0/4"):
+                assert name in said
+            assert client.machine.pings("10.77.0.254")
+    finally:
+        server.stop()
+
+
+def test_search_domains_that_a_shell_would_obey_are_left_out(
+    network: Network, client: Client
+) -> None:
+    before = client.machine.read("/etc/resolv.conf")
+    server = served(
+        network,
+        setup="faults.dhcp_options = {6: bytes([10, 77, 0, 53]), 15: b'$(id);x'}",
+    )
+    try:
+        with client.up(
+            *(f"{SERVER}/TEST", "--pin", server.pin, "--user", "alice"),
+            "--accept-dns",
+            password="secret",
+        ) as up:
+            shown = client.machine.read("/etc/resolv.conf")
+            assert "nameserver 10.77.0.53" in shown
+            assert "$(" not in shown
+            assert any("no name of a host" in line for line in up.status()["warnings"])
+            assert up.stop().code == 0
+    finally:
+        server.stop()
+    assert client.machine.read("/etc/resolv.conf") == before
+
+
 # --- the command line --------------------------------------------------------
 
 
