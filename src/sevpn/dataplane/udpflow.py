@@ -49,11 +49,11 @@ State = Literal["off", "probing", "up"]
 
 _DEFAULT_MTU: Final = 1500
 _SMALLEST_MTU: Final = 1280
+"""What IPv6 promises, and what practically all paths of IPv4 take."""
 
 _NARROW_S: Final = 600.0
 """How long a path that refused a datagram counts as narrow: as long as the kernel keeps
 what routers say of it (ip(7), mtu_expires)."""
-"""What IPv6 promises, and what practically all paths of IPv4 take."""
 
 _HEADERS: Final = {4: 28, 6: 48}
 """Bytes of the IP and UDP headers."""
