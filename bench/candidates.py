@@ -152,17 +152,7 @@ def official(
 ) -> Generator[Candidate]:
     """Debian's client; with *has_udp*, wait until it uses UDP acceleration."""
     with place.network.client() as client:
-        it = OfficialClient(client.machine)
-        interface = it.connect(
-            server=f"{SERVER}:443",
-            hub=place.hub,
-            user="alice",
-            password="secret",
-            details=details,
-        )
-        client.machine.sh(
-            f"ip addr add {address}/24 dev {interface}; ip link set {interface} up"
-        )
+        it = _connected(client, place, details, address)
         eventually(
             lambda: client.machine.pings(place.inner),
             what="the official client's traffic",
@@ -183,6 +173,24 @@ def official(
         )
 
 
+def _connected(
+    client: Client, place: Place, details: str, address: str
+) -> OfficialClient:
+    """Connect Debian's client, and give its interface an address."""
+    it = OfficialClient(client.machine)
+    interface = it.connect(
+        server=f"{SERVER}:443",
+        hub=place.hub,
+        user="alice",
+        password="secret",
+        details=details,
+    )
+    client.machine.sh(
+        f"ip addr add {address}/24 dev {interface}; ip link set {interface} up"
+    )
+    return it
+
+
 class OfficialAccount:
     """Debian's client with an account for *place*, not connected yet."""
 
@@ -191,17 +199,7 @@ class OfficialAccount:
     ) -> None:
         self.client = client
         self._inner = place.inner
-        self._it = OfficialClient(client.machine)
-        interface = self._it.connect(
-            server=f"{SERVER}:443",
-            hub=place.hub,
-            user="alice",
-            password="secret",
-            details=details,
-        )
-        client.machine.sh(
-            f"ip addr add {address}/24 dev {interface}; ip link set {interface} up"
-        )
+        self._it = _connected(client, place, details, address)
         self._it.disconnect()
         eventually(lambda: not self.ports(), what="the end of the first session")
 
