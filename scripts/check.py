@@ -420,7 +420,7 @@ def unit_tests() -> Outcome:
     for old in WORK.glob("coverage*"):
         old.unlink()
     outcome = pytest_in(
-        "tests/unit", limit_s=840, workers=2, with_coverage=True, is_patient=True
+        "tests/unit", limit_s=1200, workers=2, with_coverage=True, is_patient=True
     )()
     environ = {"COVERAGE_FILE": str(WORK / "coverage")}
     coverage = [PYTHON, "-m", "coverage"]
@@ -501,7 +501,7 @@ def gate(fuzz_seconds: int) -> list[Step]:
         if any((ROOT / name).rglob("*.py"))
     ]
     netns, interop = "tests/netns", "tests/interop"
-    end_to_end = functools.partial(pytest_in, limit_s=840, as_root=True)
+    end_to_end = functools.partial(pytest_in, limit_s=1200, as_root=True)
     python_only = functools.partial(
         pytest_in,
         *(netns, interop),
@@ -527,12 +527,12 @@ def gate(fuzz_seconds: int) -> list[Step]:
         Step("unit", unit_tests),
         Step(
             "netns",
-            end_to_end(netns, workers=2),
+            end_to_end(netns, workers=3),
             again=end_to_end(netns, only_failed=True),
         ),
         Step(
             "interop",
-            end_to_end(interop, workers=2),
+            end_to_end(interop, workers=3),
             again=end_to_end(interop, only_failed=True),
         ),
         Step("integration", pytest_in("tests/integration", limit_s=400, workers=2)),
