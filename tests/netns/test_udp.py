@@ -70,6 +70,24 @@ def test_frames_go_by_udp_and_by_tcp_while_it_is_lost_and_by_udp_again(
         assert tunnel.status()["counters"]["reconnects"] == 0
 
 
+def test_a_server_of_version_1_is_not_spoken_to_by_udp_unless_that_is_allowed(
+    network: Network, client: Client
+) -> None:
+    server = EmbeddedServer(network.server, hub="udp_version=1,")
+    with client.up(*login(server), "--udp", "on", password="secret") as tunnel:
+        assert client.machine.pings(GATEWAY)
+        told = udp(tunnel)
+        assert told["state"] == "off"
+        assert "--udp-v1" in told["reason"]
+
+    allowed = ("--udp", "on", "--udp-v1")
+    with client.up(*login(server), *allowed, password="secret") as tunnel:
+        wait_until(tunnel, "up")
+        assert udp(tunnel)["version"] == 1
+        assert client.machine.pings(GATEWAY)
+    server.stop()
+
+
 def test_while_tcp_does_well_nothing_is_said_by_udp(
     client: Client, server: EmbeddedServer
 ) -> None:

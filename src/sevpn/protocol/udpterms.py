@@ -188,7 +188,10 @@ def decode_grant(pack: Pack, offer: UdpOffer | None) -> UdpGrant | str:
         pack.get_int("udp_acceleration_server_cookie"),
         pack.get_int("udp_acceleration_client_cookie"),
     )
-    if not 1 <= version <= offer.max_version:
+    if version == 1 and offer.max_version == 2:
+        # Servers take the lesser of both ends' versions; so might somebody between.
+        return "the server speaks version 1 alone, which does not notice changed packets: --udp-v1 allows it"
+    if version != offer.max_version:
         return f"the server wants version {version}, which was not offered"
     if address is None or _is_odd(address):
         return "the server names no address"
@@ -199,7 +202,7 @@ def decode_grant(pack: Pack, offer: UdpOffer | None) -> UdpGrant | str:
     if not pack.get_bool("udp_acceleration_use_encryption"):
         return "the server wants it in clear"
     return UdpGrant(
-        version=2 if version == 2 else 1,
+        version=offer.max_version,
         address=None if address.is_unspecified else address,
         port=port,
         key_v1=key_v1,

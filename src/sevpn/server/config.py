@@ -44,6 +44,7 @@ from sevpn.config.secret import (
 )
 from sevpn.errors import ConfigError
 from sevpn.protocol.credentials import MAX_CERTIFICATE_SIZE, hash_password
+from sevpn.protocol.udpterms import Version
 from sevpn.server.certificate import UserCertificate
 from sevpn.server.policy import Policy
 
@@ -307,6 +308,9 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     udp: bool = True
     """Whether UDP acceleration is granted to who offers it."""
+
+    udp_version: Version = 2
+    """The highest version of it that is granted, whatever is offered."""
 
     polls: bool = True
     """Whether the hub polls the addresses it knows, as real ones do."""

@@ -431,7 +431,7 @@ class Server:
         addresses: tuple[str, str],
     ) -> Welcome:
         """Return the Welcome with UDP in it, if there is a socket to be had."""
-        granted = grant_udp(offer, addresses[0])
+        granted = grant_udp(offer, addresses[0], hub.config.udp_version)
         if granted is None:
             return welcome
         sock, grant = granted

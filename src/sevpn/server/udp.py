@@ -26,6 +26,7 @@ from sevpn.protocol.udpterms import (
     KEY_V2_SIZE,
     UdpGrant,
     UdpOffer,
+    Version,
     server_terms,
 )
 from sevpn.server.faults import Faults
@@ -41,12 +42,15 @@ _PORTS = range(40000, 45000)
 """Where official servers look for a free port first."""
 
 
-def grant_udp(offer: UdpOffer, here: str) -> tuple[socket.socket, UdpGrant] | None:
+def grant_udp(
+    offer: UdpOffer, here: str, highest: Version
+) -> tuple[socket.socket, UdpGrant] | None:
     """Return a socket and what is granted about it; `None`: there is no socket to be had.
 
     Args:
         offer: What the client offers.
         here: The server's address on the TCP connection.
+        highest: The highest version to grant.
     """
     address = ip_address(here)
     for port in (*_PORTS, 0):
@@ -56,7 +60,7 @@ def grant_udp(offer: UdpOffer, here: str) -> tuple[socket.socket, UdpGrant] | No
             log.debug("no UDP socket", port=port, cause=error)
             continue
         return sock, UdpGrant(
-            version=offer.max_version,
+            version=min(offer.max_version, highest),
             address=address,
             port=sock.getsockname()[1],
             key_v1=secrets.token_bytes(KEY_V1_SIZE),

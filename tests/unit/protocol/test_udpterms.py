@@ -25,6 +25,7 @@ OFFER = UdpOffer(
     key_v1=b"c" * 20,
     key_v2=b"C" * 128,
 )
+OLD_OFFER = replace(OFFER, max_version=1, key_v2=b"")
 GRANT = UdpGrant(
     version=2,
     address=IPv4Address("10.0.0.1"),
@@ -105,7 +106,7 @@ def test_an_offer_without_an_address_or_with_an_odd_one_is_none() -> None:
     "grant",
     [
         GRANT,
-        replace(GRANT, version=1, is_fast=False),
+        replace(GRANT, is_fast=False),
         replace(GRANT, address=None),
         replace(GRANT, address=IPv6Address("2001:db8::1")),
     ],
@@ -117,13 +118,19 @@ def test_a_grant_is_read_as_it_was_written(grant: UdpGrant) -> None:
 def test_an_absent_version_is_1() -> None:
     pack = without(grant_elements(GRANT), "udp_acceleration_version")
 
-    assert decode_grant(pack, OFFER) == replace(GRANT, version=1)
+    assert decode_grant(pack, OLD_OFFER) == replace(GRANT, version=1)
 
 
 def test_version_1_needs_no_key_of_version_2() -> None:
     grant = replace(GRANT, version=1, key_v2=b"")
 
-    assert decode_grant(Pack(grant_elements(grant)), OFFER) == grant
+    assert decode_grant(Pack(grant_elements(grant)), OLD_OFFER) == grant
+
+
+def test_version_1_is_not_taken_where_it_was_not_asked_for() -> None:
+    pack = Pack(grant_elements(replace(GRANT, version=1)))
+
+    assert "--udp-v1" in str(decode_grant(pack, OFFER))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +170,7 @@ def test_what_was_not_offered_is_not_granted() -> None:
     pack = Pack(grant_elements(GRANT))
 
     assert decode_grant(pack, None) == "not offered to the server"
-    old = replace(OFFER, max_version=1, key_v2=b"")
-    assert "version 2" in str(decode_grant(pack, old))
+    assert "version 2" in str(decode_grant(pack, OLD_OFFER))
 
 
 # --- both ends ---
