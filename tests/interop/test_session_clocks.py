@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the real server keeps a session, what counts against its end, and who may come back.
+"""How long a server keeps a session, what counts against its end, and who may come back.
 
-Connections are driven by hand: each says and keeps back what the test wants.
-`TimeOut` is 5 s, the least that there is. Where a test waits, silence is what it is about.
+Each test asks the real server, and then our own one, which must be a peer like it.
+Connections are driven by hand: each says and keeps back what the test wants. The
+time-out is 5 s, the least that there is. Where a test waits, silence is what it is about.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import select
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -28,10 +29,12 @@ from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.joining import ClientJoin, Joined
 from sevpn.protocol.messages import SessionOptions, Welcome
 from sevpn.protocol.udpterms import UdpGrant, UdpOffer, client_terms
-from sevpn.testing.lab import SERVER, Client, Hub
-from sevpn.testing.machine import eventually
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Hub, Network
+from sevpn.testing.machine import Machine, eventually
 from sevpn.wire.accel import Inner, Seal, decode_inner, encode_inner, seal_of
-from sevpn.wire.block import BlockReader, encode_keepalive
+from sevpn.wire.arp import announcement
+from sevpn.wire.block import BlockReader, encode_batch, encode_keepalive
+from sevpn.wire.ethernet import MacAddress
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
@@ -56,9 +59,10 @@ class Line:
 
     tls: ssl.SSLSocket
     blocks: BlockReader = field(default_factory=BlockReader)
+    frames: list[bytes] = field(default_factory=list)
 
     def take(self, data: bytes) -> None:
-        self.blocks.feed(data)
+        self.frames += self.blocks.feed(data)
 
     def keep_alive(self) -> None:
         self.tls.sendall(encode_keepalive(b""))
@@ -90,12 +94,23 @@ class Line:
         self.tls.close()
 
 
+@dataclass(frozen=True)
+class Side:
+    """A server with the users brief and solo, of whom solo may log in once at a time."""
+
+    machine: Machine
+    port: int
+    hub: str
+    sessions: Callable[[], Collection[str]]
+    """The names of those that are not over."""
+
+
 class Subscriber:
     """Who logs in to a hub, and joins."""
 
-    def __init__(self, client: Client, hub: Hub) -> None:
+    def __init__(self, client: Client, side: Side) -> None:
         self.client = client
-        self.hub = hub
+        self.side = side
         self._open = ExitStack()
 
     def close(self) -> None:
@@ -103,7 +118,8 @@ class Subscriber:
 
     def _dial(self) -> ssl.SSLSocket:
         plain = borrow_socket(
-            self.client.machine, f"socket.create_connection(({SERVER!r}, 443))"
+            self.client.machine,
+            f"socket.create_connection(({SERVER!r}, {self.side.port}))",
         )
         plain.settimeout(10)
         return self._open.enter_context(trusting_context().wrap_socket(plain))
@@ -117,7 +133,7 @@ class Subscriber:
     ) -> tuple[Line, Welcome]:
         handshake = ClientHandshake(
             host=SERVER,
-            hub=self.hub.name,
+            hub=self.side.hub,
             credentials=Password.of(user, "secret"),
             identity=identity(unique_id),
             options=options,
@@ -134,10 +150,13 @@ class Subscriber:
             if event is None:
                 handshake.receive_data(line.tls.recv(65536))
 
-    def join(self, welcome: Welcome, *, is_half: bool = False) -> Line:
+    def join(
+        self, welcome: Welcome, *, is_half: bool = False, behind: bytes = b""
+    ) -> Line:
+        """Join the session; *behind* goes out before anything is read."""
         request = ClientJoin(
             host=SERVER,
-            hub=self.hub.name,
+            hub=self.side.hub,
             user="brief",
             session_key=welcome.session_key,
             identity=identity(HERE),
@@ -146,8 +165,9 @@ class Subscriber:
             date=DATE,
         )
         line = Line(self._dial())
+        line.tls.sendall(request.data_to_send())
+        line.tls.sendall(behind)
         while True:
-            line.tls.sendall(request.data_to_send())
             event = request.next_event()
             if isinstance(event, Joined):
                 line.take(event.trailing)
@@ -164,13 +184,39 @@ class Subscriber:
         return 0
 
     def is_listed(self, welcome: Welcome) -> bool:
-        return welcome.session_name in self.hub.server.sessions(self.hub.name)
+        return welcome.session_name in self.side.sessions()
 
 
 @pytest.fixture
-def subscriber(client: Client, plain_hub: Hub) -> Iterator[Subscriber]:
+def official(plain_hub: Hub) -> Side:
     plain_hub.user("brief", TimeOut="5")
-    made = Subscriber(client, plain_hub)
+    plain_hub.user("solo", TimeOut="5", MultiLogins="1")
+    server = plain_hub.server
+    return Side(
+        server.machine, 443, plain_hub.name, lambda: server.sessions(plain_hub.name)
+    )
+
+
+@pytest.fixture
+def embedded(network: Network) -> Iterator[Side]:
+    users = "User.with_password(name='brief', password='secret'), User.with_password(name='solo', password='secret', policy=Policy(timeout_s=5, multi_logins=1))"
+    server = EmbeddedServer(
+        network.server,
+        hub=f"policy=Policy(timeout_s=5), users=({users}),",
+        config="listen=('0.0.0.0:8443',),",
+    )
+    yield Side(
+        network.server,
+        8443,
+        "TEST",
+        lambda: server.do("[one.name for one in server.sessions()]"),
+    )
+    server.stop()
+
+
+@pytest.fixture(params=["official", "embedded"])
+def subscriber(client: Client, request: pytest.FixtureRequest) -> Iterator[Subscriber]:
+    made = Subscriber(client, request.getfixturevalue(request.param))
     yield made
     made.close()
 
@@ -269,11 +315,12 @@ def test_by_udp_alone_neither_a_connection_nor_a_session_lives(
 # --- who may come back -------------------------------------------------------
 
 
+@pytest.mark.parametrize("subscriber", ["official"], indirect=True)
 @pytest.mark.parametrize("is_polite", [True, False], ids=["close_notify", "fin"])
 def test_a_session_is_taken_up_again_only_after_a_close_notify(
     subscriber: Subscriber, *, is_polite: bool
 ) -> None:
-    """5.01.9674 with OpenSSL 3: the error that a bare FIN leaves ends what joins."""
+    """5.01.9674 with OpenSSL 3: the error that a bare FIN leaves ends what joins. Ours is no heir to that."""
     first, welcome = subscriber.log_in(options=SessionOptions(max_connections=2))
     assert first.lives(for_s=1.0)
     first.end(polite=is_polite)
@@ -287,68 +334,85 @@ def test_a_session_is_taken_up_again_only_after_a_close_notify(
         assert subscriber.is_listed(welcome)
 
 
+def test_frames_may_follow_the_request_to_join_at_once(subscriber: Subscriber) -> None:
+    somebody, _ = subscriber.log_in()
+    first, welcome = subscriber.log_in(options=SessionOptions(max_connections=2))
+    assert first.lives(for_s=1.0)
+    first.end(polite=True)
+    call = announcement(MacAddress.parse("5e:00:00:00:00:09"), IPv4Address("10.9.9.9"))
+
+    second = subscriber.join(welcome, behind=encode_batch([call]))
+
+    assert somebody.lives(for_s=1.0)
+    assert call in somebody.frames
+    assert second.lives(for_s=1.0)
+
+
 # --- ghosts and MultiLogins --------------------------------------------------
 
 
-@pytest.fixture
-def solo(subscriber: Subscriber) -> Subscriber:
-    subscriber.hub.user("solo", TimeOut="5", MultiLogins="1")
-    return subscriber
-
-
 def test_a_living_session_counts_for_another_unique_id_and_not_for_its_own(
-    solo: Subscriber,
+    subscriber: Subscriber,
 ) -> None:
-    first, welcome = solo.log_in(user="solo", unique_id=HERE)
+    first, welcome = subscriber.log_in(user="solo", unique_id=HERE)
 
-    code = solo.answer_to(lambda: solo.log_in(user="solo", unique_id=ELSEWHERE))
-    _, second = solo.log_in(user="solo", unique_id=HERE)
+    code = subscriber.answer_to(
+        lambda: subscriber.log_in(user="solo", unique_id=ELSEWHERE)
+    )
+    _, second = subscriber.log_in(user="solo", unique_id=HERE)
 
     assert code == 20
     assert first.lives(for_s=0.1)
-    assert solo.is_listed(welcome)
-    assert solo.is_listed(second)
+    assert subscriber.is_listed(welcome)
+    assert subscriber.is_listed(second)
 
 
 @pytest.mark.parametrize("is_polite", [True, False], ids=["close_notify", "fin"])
 def test_a_session_without_connections_counts_for_nobody(
-    solo: Subscriber, *, is_polite: bool
+    subscriber: Subscriber, *, is_polite: bool
 ) -> None:
-    first, welcome = solo.log_in(user="solo", unique_id=HERE)
+    first, welcome = subscriber.log_in(user="solo", unique_id=HERE)
     assert first.lives(for_s=1.0)
     first.end(polite=is_polite)
 
     # As soon as the server has read of the end.
     eventually(
         lambda: (
-            solo.answer_to(lambda: solo.log_in(user="solo", unique_id=ELSEWHERE)) == 0
+            subscriber.answer_to(
+                lambda: subscriber.log_in(user="solo", unique_id=ELSEWHERE)
+            )
+            == 0
         ),
         within_s=TIME_OUT_S - 1.0,
         what="another's login",
     )
     # It is the ghost that does not count, and not that there is none.
-    assert solo.is_listed(welcome)
+    assert subscriber.is_listed(welcome)
 
 
 def test_a_client_that_vanished_counts_for_another_until_the_time_out(
-    solo: Subscriber,
+    subscriber: Subscriber,
 ) -> None:
     """Its path swallows everything: the server does not learn of the end."""
-    first, welcome = solo.log_in(user="solo", unique_id=HERE)
+    first, welcome = subscriber.log_in(user="solo", unique_id=HERE)
     port = first.tls.getsockname()[1]
-    solo.hub.server.machine.sh(
+    subscriber.side.machine.sh(
         "nft 'table inet gone { chain c { type filter hook input priority 0; tcp sport "
         f"{port} drop; }}; }}'"
     )
     try:
         first.end(polite=False)
 
-        code = solo.answer_to(lambda: solo.log_in(user="solo", unique_id=ELSEWHERE))
+        code = subscriber.answer_to(
+            lambda: subscriber.log_in(user="solo", unique_id=ELSEWHERE)
+        )
 
         assert code == 20
-        assert solo.is_listed(welcome)
-        eventually(lambda: not solo.is_listed(welcome), what="the end of it")
-        code = solo.answer_to(lambda: solo.log_in(user="solo", unique_id=ELSEWHERE))
+        assert subscriber.is_listed(welcome)
+        eventually(lambda: not subscriber.is_listed(welcome), what="the end of it")
+        code = subscriber.answer_to(
+            lambda: subscriber.log_in(user="solo", unique_id=ELSEWHERE)
+        )
         assert code == 0
     finally:
-        solo.hub.server.machine.sh("nft delete table inet gone")
+        subscriber.side.machine.sh("nft delete table inet gone")

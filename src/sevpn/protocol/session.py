@@ -127,6 +127,10 @@ class SessionTimers:
             connection.received(now)
             self._heard_at = now
 
+    def sent(self, now: float) -> None:
+        """Items went out; on a server that keeps a session alive too, though no connection."""
+        self._heard_at = max(self._heard_at, now)
+
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` wants to be called; infinity when it is over."""
         if self._is_over:

@@ -7,7 +7,7 @@ Layer: server. Runs in: the event loop.
     (nothing) ───────────────> connected ───────────────────────────────> ghost
                                    ^                                        │ │
                                    └────────── additional_connect ──────────┘ │
-    (nothing) <──── nothing heard for the time-out, or disconnect ────────────┘
+    (nothing) <── nothing heard or said for the time-out, or disconnect ──────┘
 
 A session may have several connections. In a half-duplex one each has one direction,
 the first from the client to here. Frames to the client go, batch by batch, on the
@@ -17,7 +17,8 @@ the youngest of all carries the urgent ones alone.
 A ghost keeps its name, its entries in the hub's tables and its key for the rest of
 the time-out, since there is no way to log out. It does not count against
 MultiLogins, while a session whose client has vanished without a FIN does: its
-connection still stands.
+connection still stands. What is said keeps a session, but no connection
+(tests/interop/test_session_clocks.py).
 
 Source: docs/reference/protocol.md#leaving; SoftEtherVPN, Cedar/Session.c,
 SessionMain(); Cedar/Connection.c, ConnectionReceive() and ConnectionSend().
@@ -517,9 +518,11 @@ class Session(Port):
 
     def _keep_alive(self, number: int) -> None:
         connection = self._connections.get(number)
-        if connection is None or connection.is_dead:
+        if connection is None or self._faults.are_keepalives_silent:
             return
-        if not self._faults.are_keepalives_silent:
+        # What goes out is a sign of life to a server, even where nobody hears it.
+        self._timers.sent(self._clock())
+        if not connection.is_dead:
             filler = secrets.token_bytes(secrets.randbelow(512))
             connection.stream.write_items(encode_keepalive(filler))
 

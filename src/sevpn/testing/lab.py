@@ -296,14 +296,13 @@ from sevpn.server.policy import Policy
 from sevpn.server.server import Server
 
 async def main():
-    hub = HubConfig(
-        name="TEST",
-        users=(
-            User(name="alice", password=StoredPassword(Secret("secret"))),
-            User(name="guest", auth="anonymous"),
-        ),
-        **(dict(gateway=IPv4Interface("10.77.0.254/24"), dhcp=DhcpConfig({dhcp})) | dict({hub})),
+    users = (
+        User(name="alice", password=StoredPassword(Secret("secret"))),
+        User(name="guest", auth="anonymous"),
     )
+    gateway = IPv4Interface("10.77.0.254/24")
+    usual = dict(name="TEST", users=users, gateway=gateway, dhcp=DhcpConfig({dhcp}))
+    hub = HubConfig(**(usual | dict({hub})))
     server = Server(ServerConfig(**(dict(listen=("0.0.0.0:443",), hubs=(hub,)) | dict({config}))))
     faults = server.faults
     {setup}
