@@ -35,10 +35,10 @@ from sevpn.transport.tls import TrustPolicy
 from sevpn.tunnel.connections import session_options
 from sevpn.tunnel.opening import (
     Destination,
+    Joiner,
     OpenedConnection,
     OpenedSession,
     Peer,
-    open_additional,
     open_session,
 )
 
@@ -98,13 +98,13 @@ class Opened:
         return cls(destination, session, session.peer)
 
     async def add(self) -> OpenedConnection:
-        opened = await open_additional(
+        opened = await Joiner(
             self.destination,
             self.peer,
             self.session.welcome,
             identify=identify,
             random=os.urandom,
-        )
+        ).join()
         self.streams.append(opened.stream)
         return opened
 

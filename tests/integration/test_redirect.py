@@ -36,8 +36,8 @@ from sevpn.transport.stream import SecureStream
 from sevpn.transport.tls import TrustPolicy
 from sevpn.tunnel.opening import (
     Destination,
+    Joiner,
     OpenedSession,
-    open_additional,
     open_session,
 )
 
@@ -135,13 +135,13 @@ async def test_further_connections_lead_to_the_member() -> None:
     async with a_farm() as farm:
         session = await farm.open()
         count = farm.controller.connection_count
-        added = await open_additional(
+        added = await Joiner(
             farm.destination(),
             session.peer,
             session.welcome,
             identify=identify,
             random=os.urandom,
-        )
+        ).join()
         (found,) = farm.member.sessions()
         await until(lambda: found.connection_count == 2)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sevpn.dataplane.layer import StreamLayer
 from sevpn.dataplane.ports import SecureStream
 from sevpn.wire.deflate import Inflater, deflate_items
 
@@ -25,7 +26,7 @@ _READ_SIZE: Final = 16 * 1024
 """Read from the stream at once: what it may inflate to, some 1.2 MB, waits here."""
 
 
-class DeflatedStream:
+class DeflatedStream(StreamLayer):
     """A :class:`sevpn.dataplane.ports.SecureStream` of plain items over one of deflated ones.
 
     Args:
@@ -34,20 +35,11 @@ class DeflatedStream:
     """
 
     def __init__(self, stream: SecureStream, leftover: bytes) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._leftover = leftover
         self._inflater = Inflater()
         self._arrived = memoryview(bytearray(_READ_SIZE))
         self._plain = memoryview(b"")
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes, deflated, that were queued and are not in the kernel yet."""
-        return self._stream.pending_bytes
-
-    def fileno(self) -> int:
-        """Return the descriptor that epoll watches."""
-        return self._stream.fileno()
 
     def read_into(self, room: memoryview, /) -> int:
         """Write what is here into *room*, inflated, and return how many bytes that were.
@@ -79,15 +71,3 @@ class DeflatedStream:
     def queue(self, data: bytes | memoryview, /) -> None:
         """Deflate the frames of whole items, and add them to what is to be sent."""
         self._stream.queue(deflate_items(data))
-
-    def flush(self) -> bool:
-        """Send what the kernel takes now, and say whether that was all.
-
-        Raises:
-            TransportError: The stream broke.
-        """
-        return self._stream.flush()
-
-    def close(self, polite: bool) -> None:  # noqa: FBT001 - the protocol's form
-        """Close; never raises."""
-        self._stream.close(polite)

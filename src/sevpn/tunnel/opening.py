@@ -6,7 +6,8 @@ more at the member that it names, with its ticket and with the certificate that 
 announced. A member that redirects again is not followed.
 
 Then, as often as wanted, another connection for it: dial the same address, TLS with
-the same certificate, Hello, request to join.
+the same certificate, request to join, Hello, answer. Who has frames to send need not
+wait for the answer (`Joiner.ask`).
 
 Layer: tunnel. Runs in: the control thread, on the event loop.
 
@@ -22,7 +23,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
@@ -64,7 +65,9 @@ from sevpn.transport.udp import open_udp
 from sevpn.wire.http import encode_date
 
 __all__ = [
+    "AskedConnection",
     "Destination",
+    "Joiner",
     "OpenedConnection",
     "OpenedSession",
     "Outcome",
@@ -72,7 +75,6 @@ __all__ = [
     "UdpSide",
     "UdpWish",
     "exchange",
-    "open_additional",
     "open_session",
 ]
 
@@ -217,6 +219,17 @@ class OpenedConnection:
 
     leftover: bytes
     """Bytes of the session that came with the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedConnection:
+    """A connection on which it was asked to join; the answer is yet to come."""
+
+    stream: SecureStream
+    """The connection; the caller owns it now. Frames may be sent on it at once."""
+
+    request: ClientJoin
+    """Takes what the server says."""
 
 
 def _unheard(_address: Address, _port: int) -> None:
@@ -425,57 +438,82 @@ def _udp_side(
     return UdpSide(sock, client_terms(offer, welcome.udp, stream.peer_address))
 
 
-async def open_additional(
-    destination: Destination,
-    peer: Peer,
-    welcome: Welcome,
-    *,
-    identify: Callable[[SecureStream], ClientIdentity],
-    random: Callable[[int], bytes],
-) -> OpenedConnection:
-    """Open another connection of a session.
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """Opens further connections of a session.
 
-    Args:
-        destination: Where the session was opened, and as whom.
-        peer: Whom it was opened with.
-        welcome: What the server granted.
-        identify: Says what is told of this host, given the connection.
-        random: Returns so many random bytes.
+    Errors of its methods, whatever they wait for:
 
-    Raises:
-        CertificateError: The server presents another certificate than before.
-        TransportError: No connection, or silence.
-        RemoteProtocolError: The peer is no SoftEther server, or breaks the rules.
-        RefusedError: The server said no.
+    - `CertificateError`: the server presents another certificate than before;
+    - `TransportError`: no connection, or silence;
+    - `RemoteProtocolError`: the peer is no SoftEther server, or breaks the rules;
+    - `RefusedError`: the server said no.
 
     Whatever is raised, cancellation included, no connection stays open.
     """
-    silence = SilenceError(
-        f"{destination.host} did not add a connection within {destination.hello_s:.0f} s",
-        failure=Failure.TEMPORARY,
-    )
-    try:
-        async with asyncio.timeout(destination.hello_s):
-            stream = await _dial_again(destination, peer)
-            with contextlib.ExitStack() as undo:
-                undo.callback(stream.close, polite=False)
-                machine = ClientJoin(
-                    host=str(stream.peer_address),
-                    server=destination.host,
-                    hub=destination.hub,
-                    user=destination.credentials.user,
-                    session_key=welcome.session_key,
-                    identity=identify(stream),
-                    is_half_duplex=welcome.half_connection,
-                    random=random,
-                    date=encode_date(dt.datetime.now(dt.UTC)),
-                )
-                while not isinstance(event := machine.next_event(), Joined):
-                    await exchange(stream, machine)
-                undo.pop_all()
-            return OpenedConnection(stream, event.direction, event.trailing)
-    except TimeoutError:
-        raise silence from None
+
+    destination: Destination
+    """Where the session was opened, and as whom."""
+
+    peer: Peer
+    """Whom it was opened with."""
+
+    welcome: Welcome
+    """What the server granted."""
+
+    identify: Callable[[SecureStream], ClientIdentity]
+    """Says what is told of this host, given the connection."""
+
+    random: Callable[[int], bytes]
+    """Returns so many random bytes."""
+
+    async def ask(self) -> AskedConnection:
+        """Dial, and ask; what the server answers is between the request and the caller."""
+        with self._in_time():
+            async with asyncio.timeout(self.destination.hello_s):
+                return await self._ask()
+
+    async def join(self) -> OpenedConnection:
+        """Dial, ask, and wait for the answer."""
+        with self._in_time():
+            async with asyncio.timeout(self.destination.hello_s):
+                asked = await self._ask()
+                with contextlib.ExitStack() as undo:
+                    undo.callback(asked.stream.close, polite=False)
+                    while not isinstance(event := asked.request.next_event(), Joined):
+                        await exchange(asked.stream, asked.request)
+                    undo.pop_all()
+                return OpenedConnection(asked.stream, event.direction, event.trailing)
+
+    async def _ask(self) -> AskedConnection:
+        stream = await _dial_again(self.destination, self.peer)
+        with contextlib.ExitStack() as undo:
+            undo.callback(stream.close, polite=False)
+            request = ClientJoin(
+                host=str(stream.peer_address),
+                server=self.destination.host,
+                hub=self.destination.hub,
+                user=self.destination.credentials.user,
+                session_key=self.welcome.session_key,
+                identity=self.identify(stream),
+                is_half_duplex=self.welcome.half_connection,
+                random=self.random,
+                date=encode_date(dt.datetime.now(dt.UTC)),
+            )
+            await stream.send(request.data_to_send())
+            undo.pop_all()
+        return AskedConnection(stream, request)
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Generator[None, None, None]:
+        """Say what it was that took too long."""
+        try:
+            yield
+        except TimeoutError:
+            raise SilenceError(
+                f"{self.destination.host} did not add a connection within {self.destination.hello_s:.0f} s",
+                failure=Failure.TEMPORARY,
+            ) from None
 
 
 async def _dial_again(destination: Destination, peer: Peer) -> SecureStream:

@@ -9,7 +9,9 @@ address, IP table and lease as they were:
 
     cut or roam ── has the server an address that can be reached? ── no: wait for one
                                      │ yes
-                     dial the same address, join ── refused, or no answer ──> a new login
+                     dial the same address, ask to join; frames follow at once
+                                     │
+                     the server says yes ── refused, or no answer ──> a new login
                                      │
                      something comes within a second, and the gateway answers ── no ──> a new login
                                      │ yes
@@ -27,12 +29,21 @@ from typing import Final, TypeVar
 from sevpn.errors import Failure, SevpnError, SilenceError, TransportError
 from sevpn.protocol.messages import Welcome
 
-__all__ = ["HEARD_S", "JOIN_S", "PROOF_S", "can_resume", "rejoin", "wait_until_heard"]
+__all__ = [
+    "HEARD_S",
+    "JOIN_S",
+    "PROOF_S",
+    "can_resume",
+    "rejoin",
+    "wait_until_heard",
+    "wait_until_joined",
+]
 
 T = TypeVar("T")
 
 JOIN_S: Final = 5.0
-"""How long dialling and joining may take; after that a new login would be no slower."""
+"""How long dialling may take, and how long the answer to the request: after that a new
+login would be no slower."""
 
 HEARD_S: Final = 1.0
 """Within this time a server that has really taken the connection sends something: its
@@ -69,15 +80,15 @@ async def rejoin(
     has_way: Callable[[], bool],
     patience_s: float,
 ) -> T:
-    """Join as soon as there is a way to the server.
+    """Ask to join as soon as there is a way to the server.
 
     Args:
-        join: Dials the session's address and joins.
+        join: Dials the session's address and asks.
         has_way: Whether this host can reach it at all.
         patience_s: How long the server will still know the session.
 
     Raises:
-        SilenceError: There was no way, or no answer, in time.
+        SilenceError: There was no way, or nobody to ask, in time.
         SevpnError: Whatever *join* raises.
     """
     try:
@@ -93,18 +104,36 @@ async def rejoin(
         ) from None
 
 
+async def wait_until_joined(has_joined: Callable[[], bool]) -> None:
+    """Wait until the server has let the connection join; a refusal ends the session instead.
+
+    Raises:
+        SilenceError: It did not answer.
+    """
+    await _wait_until(
+        has_joined, JOIN_S, "the server does not answer who takes the session up again"
+    )
+
+
 async def wait_until_heard(heard_at: Callable[[], float], *, since: float) -> None:
     """Wait until something has come from the server after *since*.
 
     Raises:
         SilenceError: Nothing did.
     """
+    await _wait_until(
+        lambda: heard_at() >= since,
+        HEARD_S,
+        "the server took the session up again and says nothing in it",
+    )
+
+
+async def _wait_until(
+    is_so: Callable[[], bool], patience_s: float, trouble: str
+) -> None:
     try:
-        async with asyncio.timeout(HEARD_S):
-            while heard_at() < since:  # noqa: ASYNC110 - it is the data thread's, which wakes nobody for it
+        async with asyncio.timeout(patience_s):
+            while not is_so():  # noqa: ASYNC110 - it is the data thread's, which wakes nobody for it
                 await asyncio.sleep(_LISTEN_S)
     except TimeoutError:
-        raise SilenceError(
-            "the server took the session up again and says nothing in it",
-            failure=Failure.TEMPORARY,
-        ) from None
+        raise SilenceError(trouble, failure=Failure.TEMPORARY) from None

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, assert_never
 
 from sevpn.config.profile import Settings
+from sevpn.dataplane.joining import JoiningStream
 from sevpn.dataplane.outbound import Outbound
 from sevpn.dataplane.path import is_compiled
 from sevpn.dataplane.pump import Pump
@@ -86,15 +87,21 @@ from sevpn.tunnel.lockwatch import LockWatch
 from sevpn.tunnel.opening import (
     Address,
     Destination,
+    Joiner,
     OpenedSession,
     UdpSide,
-    open_additional,
     open_session,
 )
 from sevpn.tunnel.places import Places
 from sevpn.tunnel.policy import Rules
 from sevpn.tunnel.report import Parts, Reporter
-from sevpn.tunnel.resuming import PROOF_S, can_resume, rejoin, wait_until_heard
+from sevpn.tunnel.resuming import (
+    PROOF_S,
+    can_resume,
+    rejoin,
+    wait_until_heard,
+    wait_until_joined,
+)
 from sevpn.tunnel.roaming import Live, judge_attempt, judge_live
 from sevpn.tunnel.wishes import Wishes, WishListener
 from sevpn.wire.ethernet import MacAddress
@@ -572,13 +579,7 @@ class Supervisor:
             wanted=wanted,
             first=first,
             timeout_s=session.welcome.timeout_s,
-            open_one=lambda: open_additional(
-                self._destination,
-                session.peer,
-                session.welcome,
-                identify=self._job.identify,
-                random=secrets.token_bytes,
-            ),
+            open_one=self._joiner(session).join,
             sink=_present(self._pump),
             listener=KeeperListener(
                 opened=self.report.connection_opened,
@@ -589,6 +590,15 @@ class Supervisor:
             clock=clock,
         )
         self._keeper.start()
+
+    def _joiner(self, session: OpenedSession) -> Joiner:
+        return Joiner(
+            self._destination,
+            session.peer,
+            session.welcome,
+            identify=self._job.identify,
+            random=secrets.token_bytes,
+        )
 
     async def _obtain_lease(self) -> m.Event:
         inside = _present(self._inside)
@@ -692,32 +702,29 @@ class Supervisor:
     async def _resume_session(self) -> m.Event:
         session, pump = _present(self._session), _present(self._pump)
         self._leave_connections(polite=True)
-        connection = await rejoin(
-            lambda: open_additional(
-                self._destination,
-                session.peer,
-                session.welcome,
-                identify=self._job.identify,
-                random=secrets.token_bytes,
-            ),
+        asked = await rejoin(
+            self._joiner(session).ask,
             has_way=lambda: self._look_for_way(session.peer.address),
             patience_s=pump.heard_at + session.welcome.timeout_s - clock(),
         )
         # While the stream is still ours to ask.
-        stream, peer = connection.stream, connection.stream.peer_address
+        stream, peer = asked.stream, asked.stream.peer_address
         self._underlay = self._look(self._addresses)
         self._live = Live(peer, stream.local_address, self._underlay.ways.get(peer))
         began_at = clock()
         self._has_connections = True
         self._move_udp(stream)
+        joining = JoiningStream(stream, asked.request)
+        # What waits in the TAP goes along with the request; a refusal is the session's end.
         pump.attach(
-            stream,
-            leftover=connection.leftover,
+            joining,
+            leftover=b"",
             timeout_s=session.welcome.timeout_s,
             is_compressed=session.welcome.use_compress,
             udp=self._udp,
         )
-        self._keep_connections(session, connection.direction)
+        await wait_until_joined(lambda: joining.has_joined)
+        self._keep_connections(session, Direction.BOTH)
         await wait_until_heard(lambda: pump.connection_heard_at, since=began_at)
         await self._verify()
         self.report.resumed(peer)
