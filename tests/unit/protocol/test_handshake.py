@@ -498,7 +498,8 @@ def test_an_end_before_the_hello_means_probably_no_softether_server() -> None:
 
 
 def test_an_end_after_the_hello_may_pass() -> None:
-    for size in range(len(WELCOME_BYTES)):
+    # Not after each byte, which takes most of a minute: 7 shares nothing with any field's size.
+    for size in range(0, len(WELCOME_BYTES), 7):
         client = handshake()
         client.receive_data(HELLO_BYTES)
         client.receive_data(WELCOME_BYTES[:size])

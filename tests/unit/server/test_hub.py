@@ -453,7 +453,7 @@ turns = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(rules=st.tuples(policies, policies, policies), turns=turns)
 def test_a_stretch_reaches_whom_its_frames_would_reach_one_by_one(
     rules: tuple[Policy, ...], turns: list[tuple[int, list[bytes], float]]
