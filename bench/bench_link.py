@@ -39,7 +39,7 @@ from typing import Final
 from bench.candidates import TRAFFIC
 from bench.figures import MISSED, Line, at_least, plain
 
-from sevpn.testing.lab import SERVER, Client, Hub, Network, Up
+from sevpn.testing.lab import SERVER, Client, EmbeddedServer, Hub, Network, Up
 from sevpn.testing.link import LinkSpec, Way
 from sevpn.testing.machine import Machine, eventually
 from sevpn.testing.peers import (
@@ -54,6 +54,10 @@ from sevpn.testing.services import Iperf3
 CLEAN: Final = Way(delay_s=0.05, rate_bits_per_s=500e6, queue_s=0.1)
 LOSSY: Final = replace(CLEAN, loss=0.01)
 INNER: Final = ("198.51.100.1", "198.51.100.2")  # a server of iperf3 for each candidate
+
+OLD_PORT: Final = 8443
+OLD_INNER: Final = "10.77.0.1"
+"""Where our server that gives version 1 listens, and who is behind it."""
 
 LARGE: Final = (
     32 << 20,
@@ -110,6 +114,17 @@ class Site:
         self._iperfs = {
             address: Iperf3(machine, address) for address in (SERVER, *INNER)
         }
+
+    def add_old_server(self) -> EmbeddedServer:
+        """Start our own server beside the other one; it gives version 1 of UDP acceleration."""
+        server = EmbeddedServer(
+            self.network.server,
+            hub="udp_version=1,",
+            tap=f"{OLD_INNER}/24",
+            config=f"listen=('0.0.0.0:{OLD_PORT}',),",
+        )
+        self._iperfs[OLD_INNER] = Iperf3(self.network.server, OLD_INNER)
+        return server
 
     @contextlib.contextmanager
     def tunnel(
@@ -364,49 +379,91 @@ OFFICIAL: Final = (
 
 
 def udp_rate(seconds: int, rounds: int) -> Iterator[Line]:
-    """A plain cable: UDP acceleration beside that of the official client."""
+    """A plain cable: UDP acceleration beside that of the official client.
+
+    That client offers version 2 and takes what it is given, and the official server
+    gives the higher one of those that are offered. So where version 1 is compared both
+    clients are at our server, told to give no other.
+    """
     site = Site(None, seconds=seconds, rounds=rounds)
     try:
         with contextlib.ExitStack() as stack:
-            machines = {
-                name: stack.enter_context(site.tunnel(1, "cubic", udp=options)).machine
+            parties = {
+                name: (
+                    stack.enter_context(site.tunnel(1, "cubic", udp=options)).machine,
+                    INNER[0],
+                )
                 for name, options in UDP.items()
             }
-            client = stack.enter_context(site.network.client())
-            official = OfficialClient(client.machine)
-            device = official.connect(
-                server=f"{SERVER}:443",
-                hub="WIRE",
-                user="alice",
-                password="secret",
-                details=OFFICIAL,
+            parties["official"] = (_official(site, stack), INNER[0])
+            old = site.add_old_server()
+            stack.callback(old.stop)
+            parties["version 1, to ours"] = (_old(site, old, stack), OLD_INNER)
+            parties["official, version 1, to ours"] = (
+                _official(site, stack, f"{SERVER}:{OLD_PORT}", "TEST", "10.77.0.9/24"),
+                OLD_INNER,
             )
-            client.machine.sh(f"ip addr add 198.51.100.9/24 dev {device}")
-            eventually(
-                lambda: official.status()["UDP Acceleration is Active"] == "Yes",
-                what="the official client's UDP acceleration",
-            )
-            machines["official"] = client.machine
             for way, is_inbound in WAYS.items():
                 rates: dict[str, list[float]] = {}
                 for _ in range(rounds):
-                    for name, machine in machines.items():
-                        load = Load(machine, INNER[0], 1, is_inbound, "cubic")
+                    for name, (machine, address) in parties.items():
+                        load = Load(machine, address, 1, is_inbound, "cubic")
                         rates.setdefault(name, []).extend(site.measure(load))
                 yield from _beside_official(way, rates)
     finally:
         site.network.close()
 
 
+def _official(
+    site: Site,
+    stack: contextlib.ExitStack,
+    server: str = f"{SERVER}:443",
+    hub: str = "WIRE",
+    address: str = "198.51.100.9/24",
+) -> Machine:
+    """Connect an official client, and return its machine when its UDP is in use."""
+    client = stack.enter_context(site.network.client())
+    official = OfficialClient(client.machine)
+    device = official.connect(
+        server=server, hub=hub, user="alice", password="secret", details=OFFICIAL
+    )
+    client.machine.sh(f"ip addr add {address} dev {device}")
+    eventually(
+        lambda: official.status()["UDP Acceleration is Active"] == "Yes",
+        within_s=60,
+        what="the official client's UDP acceleration",
+    )
+    return client.machine
+
+
+def _old(site: Site, server: EmbeddedServer, stack: contextlib.ExitStack) -> Machine:
+    """Connect sevpn to our server by version 1, and return its machine."""
+    client = stack.enter_context(site.network.client())
+    options = ("--pin", server.pin, "--user", "alice", *UDP["version 1"])
+    up = stack.enter_context(
+        client.up(f"{SERVER}:{OLD_PORT}/TEST", *options, name="old", password="secret")
+    )
+    eventually(
+        lambda: up.status()["session"]["udp"]["state"] == "up",
+        within_s=60,
+        what="UDP acceleration",
+    )
+    return client.machine
+
+
 def _beside_official(way: str, rates: dict[str, list[float]]) -> Iterator[Line]:
     for name, measured in rates.items():
         row = f"cable, UDP acceleration, {way}: {name}"
         yield plain(row, statistics.median(measured), "Mbit/s")
-    for name in UDP:
-        pairs = zip(rates[name], rates["official"], strict=True)
+    for name, other, is_promised in (
+        ("version 2", "official", True),
+        ("version 1", "official", False),  # whose version is 2
+        ("version 1, to ours", "official, version 1, to ours", True),
+    ):
+        pairs = zip(rates[name], rates[other], strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-        row = f"cable, UDP acceleration, {way}: {name} : official"
-        yield at_least(row, ratio, "x", 1.0)
+        row = f"cable, UDP acceleration, {way}: {name} : {other}"
+        yield at_least(row, ratio, "x", 1.0) if is_promised else plain(row, ratio, "x")
 
 
 FARTHER: Final = Way(delay_s=0.025, rate_bits_per_s=100e6, queue_s=0.1, loss=0.01)
