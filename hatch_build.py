@@ -27,7 +27,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNEL = Path("src/sevpn/dataplane/kernel")
-MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan")
+MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan", "wrap")
 DIRECTIVES = {
     "language_level": 3,
     # The bounds are the kernel's own business: it checks them once per packet.

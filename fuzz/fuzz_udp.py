@@ -25,7 +25,7 @@ def check(data: bytes) -> None:
     version = 1 + (kind & 1)
     if kind & 2:
         seal = _SEALS[version]
-        datagram = seal.seal(datagram, bytes(seal.iv_size))
+        (datagram,) = seal.seal_all([datagram], [bytes(seal.iv_size)])
     end = _an_end(version)
 
     taken = end.receive([(datagram, ("192.0.2.1", 1))] * 2, 1.0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan
+from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan, wrap
 from sevpn.dataplane.kernel.cut import Cutter
 from sevpn.dataplane.kernel.merge import Merger
 from sevpn.dataplane.kernel.receive import Receiver
@@ -46,6 +46,7 @@ MODULES: Final = {
     "receive": receive,
     "runs": runs,
     "scan": scan,
+    "wrap": wrap,
 }
 
 
@@ -77,8 +78,11 @@ class Form:
     receiver: type[Receiver]
     """Of receive.py."""
 
-    rc4: Callable[[bytes, bytes], bytes]
+    rc4_all: Callable[[Sequence[bytes], Sequence[bytes]], list[bytes]]
     """Of rc4.py."""
+
+    wrap_frames: Callable[[bytes, bytes, int], tuple[list[bytes], list[bytes]]]
+    """Of wrap.py."""
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -102,7 +106,8 @@ def _form(name: str, modules: dict[str, ModuleType]) -> Form:
         merge=modules["merge"],
         runs=modules["runs"].Runs,
         receiver=modules["receive"].Receiver,
-        rc4=modules["rc4"].rc4,
+        rc4_all=modules["rc4"].rc4_all,
+        wrap_frames=modules["wrap"].wrap_frames,
     )
 
 

@@ -280,12 +280,13 @@ class UdpLine:
     def speak(self) -> None:
         """Take what has come, and send a keep-alive."""
         while select.select((self.sock,), (), (), 0)[0]:
-            inner = decode_inner(self._in.open(self.sock.recv(2048)))
+            (packet,) = self._in.open_all([self.sock.recv(2048)])
+            inner = decode_inner(packet or b"")
             self._greatest = max(self._greatest, inner.tick)
             self.heard += inner.echo > 0
         tick = int(time.monotonic() * 1000)
         own = encode_inner(Inner(self._terms.send_cookie, tick, self._greatest))
-        sealed = self._out.seal(own, os.urandom(self._out.iv_size))
+        (sealed,) = self._out.seal_all([own], [os.urandom(self._out.iv_size)])
         self.sock.sendto(sealed, (SERVER, self._terms.port))
 
 

@@ -134,11 +134,11 @@ def is_compiled() -> bool:
     if os.environ.get(_FORM, "") == "python":
         return False
     # The pure form is not needed.
-    from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan  # noqa: PLC0415
+    from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan, wrap  # noqa: PLC0415
 
     return all(
         (module.__file__ or "").endswith(".so")
-        for module in (cut, merge, rc4, receive, runs, scan)
+        for module in (cut, merge, rc4, receive, runs, scan, wrap)
     )
 
 

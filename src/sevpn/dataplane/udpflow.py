@@ -29,11 +29,12 @@ from typing import Final, Literal, NamedTuple
 from sevpn.dataplane.buffers import join_batch
 from sevpn.dataplane.choice import LOOK_S, Choice, TcpSample, choose, read_sample
 from sevpn.dataplane.datagrams import DatagramSocket
+from sevpn.dataplane.kernel.wrap import wrap_frames
 from sevpn.dataplane.path import is_compiled
 from sevpn.log import get_logger
 from sevpn.protocol.acceleration import IV_PREFIX_SIZE, Acceleration
 from sevpn.protocol.udpterms import Terms
-from sevpn.wire.accel import Rc4, rc4_of_library
+from sevpn.wire.accel import INNER_SIZE, Rc4, rc4_of_library
 from sevpn.wire.block import FULL_BATCH, MAX_FRAME_SIZE, MIN_FRAME_SIZE
 from sevpn.wire.deflate import inflate_frame
 
@@ -62,7 +63,6 @@ _POKE_FRAMES: Final = 64
 """Frames from a server without a word of ours, after which it may be asleep on more:
 docs/reference/protocol-data.md#poke."""
 
-_WORD: Final = struct.Struct("!I")
 _PATH_MTU: Final = struct.Struct("=60xI")
 """Where struct tcp_info has the MTU of the path."""
 
@@ -251,19 +251,16 @@ class UdpFlow:
         machine = self._machine
         assert machine is not None, "the caller has asked whether it is up"
         limit = self._mtu - _HEADERS[self._terms.peer.version] - machine.overhead
-        small: list[bytes] = []
-        large: list[bytes] = []
-        for frame in _frames_of(batches):
-            (small if len(frame) <= limit else large).append(frame)
-        done = self._say([machine.seal(frame, now) for frame in small])
+        inners, large = wrap_frames(bytes(batches), machine.head(now), limit)
+        done = self._say(machine.seal_all(inners))
         self.sent_frames += done
-        if done < len(small) and not self.is_over:
+        if done < len(inners) and not self.is_over:
             # The path has become narrower than it was.
             if self._mtu <= _SMALLEST_MTU:
                 self.end("the path takes no packet of 1280 bytes")
             self._mtu = _SMALLEST_MTU
             self._narrow_until = now + _NARROW_S
-        large += small[done:]
+        large += [inner[INNER_SIZE:] for inner in inners[done:]]
         return Rest(_batches_of(large), len(large), sum(map(len, large)))
 
     def _say(self, datagrams: list[bytes]) -> int:
@@ -334,28 +331,12 @@ class UdpFlow:
 
 def choose_rc4(library: Callable[[], Rc4 | None] = rc4_of_library) -> Rc4:
     """Return the kernel's, where it is machine code: else the library's is faster by far, if it has one."""
-    from sevpn.dataplane.kernel.rc4 import rc4  # noqa: PLC0415 - mostly nobody wants it
+    from sevpn.dataplane.kernel.rc4 import rc4_all  # noqa: PLC0415 - mostly nobody wants it
 
-    return rc4 if is_compiled() else library() or rc4
+    return rc4_all if is_compiled() else library() or rc4_all
 
 
 def _batches_of(frames: list[bytes]) -> bytes:
     """Return *frames* in whole batches."""
     parts = (frames[at : at + FULL_BATCH] for at in range(0, len(frames), FULL_BATCH))
     return b"".join(join_batch(part, list(map(len, part))) for part in parts)
-
-
-def _frames_of(batches: bytes | memoryview) -> list[bytes]:
-    """Return the frames of whole batches."""
-    view = memoryview(batches)
-    frames: list[bytes] = []
-    at = 0
-    while at < len(view):
-        (count,) = _WORD.unpack_from(view, at)
-        at += 4
-        for _ in range(count):
-            (size,) = _WORD.unpack_from(view, at)
-            at += 4
-            frames.append(bytes(view[at : at + size]))
-            at += size
-    return frames

@@ -26,12 +26,20 @@ UdpAccelProcessRecvPacket(), UdpAccelPoll() and UdpAccelIsSendReady().
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from sevpn.errors import RemoteProtocolError
 from sevpn.protocol.udpterms import Terms
-from sevpn.wire.accel import INNER_SIZE, Inner, Rc4, decode_inner, encode_inner, seal_of
+from sevpn.wire.accel import (
+    INNER_SIZE,
+    Inner,
+    Rc4,
+    decode_inner,
+    encode_head,
+    encode_inner,
+    seal_of,
+)
 
 __all__ = ["IV_PREFIX_SIZE", "Acceleration", "DropCause", "Endpoint"]
 
@@ -91,7 +99,7 @@ class Acceleration:
         """Datagrams that were not taken."""
         self._terms = terms
         self._sealing = seal_of(terms.version, terms.send_key, rc4)
-        self._open = seal_of(terms.version, terms.receive_key, rc4).open
+        self._opening = seal_of(terms.version, terms.receive_key, rc4)
         self._cookie = terms.receive_cookie
         self._iv_size = self._sealing.iv_size
         self._iv_prefix = iv_prefix[: self._iv_size - _COUNTER_SIZE]
@@ -120,7 +128,7 @@ class Acceleration:
     # --- receiving ---
 
     def receive(
-        self, datagrams: Iterable[tuple[bytes, Endpoint]], now: float
+        self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float
     ) -> list[Inner]:
         """Take datagrams; return what those say that are of this session, once each.
 
@@ -133,10 +141,12 @@ class Acceleration:
         taken: list[Inner] = []
         said = self._tick(now)  # nobody has heard what was not said yet
         # Looked up once: there are a hundred thousand datagrams a second.
-        unseal, iv_size, own_cookie = self._open, self._iv_size, self._cookie
-        for datagram, source in datagrams:
+        iv_size, own_cookie = self._iv_size, self._cookie
+        opened = self._opening.open_all([datagram for datagram, _ in datagrams])
+        for (datagram, source), packet in zip(datagrams, opened, strict=True):
             try:
-                inner = decode_inner(unseal(datagram))
+                # The empty packet is none.
+                inner = decode_inner(packet or b"")
             except RemoteProtocolError:
                 self.dropped["foreign"] += 1
                 continue
@@ -191,7 +201,7 @@ class Acceleration:
         return self.is_heard(now) and now - self._stable_since >= _STABLE_S
 
     def seal(self, frame: bytes, now: float, *, is_deflated: bool = False) -> bytes:
-        """Return the datagram of a frame, for :attr:`peer`.
+        """Return the datagram of one frame, for :attr:`peer`; of none, a keep-alive.
 
         Args:
             frame: An Ethernet frame, or a zlib stream of one.
@@ -199,17 +209,32 @@ class Acceleration:
             is_deflated: Which of the two.
         """
         inner = encode_inner(
-            Inner(
-                self._terms.send_cookie,
-                self._tick(now),
-                self._peer_tick if self.echoes else 0,
-                frame,
-                is_deflated,
-            )
+            Inner(*self._marks(now), frame=frame, is_deflated=is_deflated)
         )
-        self._iv_count += 1
-        iv = self._iv_prefix + self._iv_count.to_bytes(_COUNTER_SIZE, "big")
-        return self._sealing.seal(inner, iv)
+        return self.seal_all([inner])[0]
+
+    def head(self, now: float) -> bytes:
+        """Return what all inner packets begin with that are sealed now."""
+        return encode_head(*self._marks(now))
+
+    def seal_all(self, inners: Sequence[bytes]) -> list[bytes]:
+        """Return the datagrams of inner packets, for :attr:`peer`.
+
+        Args:
+            inners: They begin with :meth:`head`.
+        """
+        prefix, first = self._iv_prefix, self._iv_count + 1
+        self._iv_count += len(inners)
+        ivs = [
+            prefix + number.to_bytes(_COUNTER_SIZE, "big")
+            for number in range(first, first + len(inners))
+        ]
+        return self._sealing.seal_all(inners, ivs)
+
+    def _marks(self, now: float) -> tuple[int, int, int]:
+        """Return cookie, tick and echo."""
+        echo = self._peer_tick if self.echoes else 0
+        return self._terms.send_cookie, self._tick(now), echo
 
     def _tick(self, now: float) -> int:
         return 1 + max(0, int((now - self._began_at) * 1000))

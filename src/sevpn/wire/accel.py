@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from sevpn.errors import LocalProtocolError, RemoteProtocolError
@@ -38,6 +38,7 @@ __all__ = [
     "SealV1",
     "SealV2",
     "decode_inner",
+    "encode_head",
     "encode_inner",
     "rc4_of_library",
     "seal_of",
@@ -53,6 +54,7 @@ MAX_PADDING: Final = 31
 """Bytes of padding that official senders add at most; a receiver takes any number."""
 
 _HEADER: Final = struct.Struct(">IQQH?")
+_HEAD: Final = struct.Struct(">IQQ")
 _CHECK: Final = bytes(20)
 _KEY_V1_SIZE: Final = 20
 _KEY_V2_SIZE: Final = 128
@@ -92,6 +94,14 @@ def encode_inner(inner: Inner, *, padding: int = 0) -> bytes:
     return header + inner.frame + bytes(padding)
 
 
+def encode_head(cookie: int, tick: int, echo: int) -> bytes:
+    """Return what an inner packet begins with: all of it before the size.
+
+    It is the same for all that leave at one moment.
+    """
+    return _HEAD.pack(cookie, tick, echo)
+
+
 def decode_inner(data: bytes) -> Inner:
     """Return what an inner packet says.
 
@@ -113,12 +123,12 @@ def decode_inner(data: bytes) -> Inner:
     return Inner(cookie, tick, echo, frame, is_deflated)
 
 
-Rc4: TypeAlias = Callable[[bytes, bytes], bytes]
-"""Encrypts or decrypts, which is the same: a key, and data."""
+Rc4: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], list[bytes]]
+"""Encrypts or decrypts, which is the same: keys, and as many texts."""
 
 
 class Seal(Protocol):
-    """One direction's cipher."""
+    """One direction's cipher, for many datagrams at once: there are thousands a second."""
 
     iv_size: int
     """Bytes of an IV, which stands at the beginning of each datagram."""
@@ -126,20 +136,19 @@ class Seal(Protocol):
     overhead: int
     """Bytes that a datagram has beyond its inner packet."""
 
-    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
-        """Return the datagram of an inner packet.
+    def seal_all(self, inners: Sequence[bytes], ivs: Sequence[bytes], /) -> list[bytes]:
+        """Return the datagrams of inner packets.
 
         Args:
-            inner: From :func:`encode_inner`.
-            iv: As many bytes as :attr:`iv_size`, never used before with this key.
+            inners: From :func:`encode_inner`, or of its form.
+            ivs: As many; each has :attr:`iv_size` bytes, never used before with this key.
         """
         ...
 
-    def open(self, datagram: bytes, /) -> bytes:
-        """Return the inner packet in a datagram, padding included.
+    def open_all(self, datagrams: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the inner packet in each datagram, padding included.
 
-        Raises:
-            RemoteProtocolError: It is too short, or not sealed with this key.
+        `None` stands for one that is too short, of another session, or changed on its way.
         """
         ...
 
@@ -169,20 +178,27 @@ class SealV2:
     def __repr__(self) -> str:
         return "SealV2(***)"
 
-    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
-        """Return the datagram of an inner packet."""
-        return iv + self._cipher.encrypt(iv, inner, None)
+    def seal_all(self, inners: Sequence[bytes], ivs: Sequence[bytes], /) -> list[bytes]:
+        """Return the datagrams of inner packets."""
+        encrypt = self._cipher.encrypt
+        return [
+            iv + encrypt(iv, inner, None) for iv, inner in zip(ivs, inners, strict=True)
+        ]
 
-    def open(self, datagram: bytes, /) -> bytes:
-        """Return the inner packet in a datagram, padding included."""
-        if len(datagram) < self.overhead:
-            raise _too_short(datagram)
-        try:
-            return self._cipher.decrypt(datagram[:12], datagram[12:], None)
-        except self._invalid:
-            raise RemoteProtocolError(
-                "a datagram is not of this session, or was changed on its way"
-            ) from None
+    def open_all(self, datagrams: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the inner packet in each datagram, padding included."""
+        decrypt, invalid = self._cipher.decrypt, self._invalid
+        opened: list[bytes | None] = []
+        for datagram in datagrams:
+            try:
+                opened.append(
+                    decrypt(datagram[:12], datagram[12:], None)
+                    if len(datagram) >= self.overhead
+                    else None
+                )
+            except invalid:
+                opened.append(None)
+        return opened
 
 
 class SealV1:
@@ -190,7 +206,7 @@ class SealV1:
 
     Args:
         key: 20 bytes.
-        rc4: The cipher, called with a key and data; if omitted, the library's.
+        rc4: The cipher; if omitted, the library's.
 
     Raises:
         LocalProtocolError: The key has another size, or the library has no RC4.
@@ -210,24 +226,27 @@ class SealV1:
     def __repr__(self) -> str:
         return "SealV1(***)"
 
-    def seal(self, inner: bytes, iv: bytes, /) -> bytes:
-        """Return the datagram of an inner packet."""
-        return iv + self._apply(iv, inner + _CHECK)
+    def seal_all(self, inners: Sequence[bytes], ivs: Sequence[bytes], /) -> list[bytes]:
+        """Return the datagrams of inner packets."""
+        texts = self._apply(ivs, [inner + _CHECK for inner in inners])
+        return [iv + text for iv, text in zip(ivs, texts, strict=True)]
 
-    def open(self, datagram: bytes, /) -> bytes:
-        """Return the inner packet in a datagram, padding included."""
-        if len(datagram) < self.overhead:
-            raise _too_short(datagram)
-        inner = self._apply(datagram[:20], datagram[20:])
-        if inner[-len(_CHECK) :] != _CHECK:
-            raise RemoteProtocolError("a datagram is not of this session")
-        return inner[: -len(_CHECK)]
+    def open_all(self, datagrams: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the inner packet in each datagram, padding included."""
+        # What is too short to hold its check has none.
+        texts = self._apply(
+            [datagram[:20] for datagram in datagrams],
+            [datagram[20:] for datagram in datagrams],
+        )
+        return [text[:-20] if text[-20:] == _CHECK else None for text in texts]
 
-    def _apply(self, iv: bytes, data: bytes) -> bytes:
+    def _apply(self, ivs: Sequence[bytes], texts: Sequence[bytes]) -> list[bytes]:
         """Encrypt or decrypt, which is the same."""
         # Not used for its collisions: it mixes a secret with a number.
-        packet_key = hashlib.sha1(self._key + iv, usedforsecurity=False).digest()
-        return self._rc4(packet_key, data)
+        keys = [
+            hashlib.sha1(self._key + iv, usedforsecurity=False).digest() for iv in ivs
+        ]
+        return self._rc4(keys, texts)
 
 
 def rc4_of_library() -> Rc4 | None:
@@ -237,11 +256,14 @@ def rc4_of_library() -> Rc4 | None:
     from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
 
-    def apply(key: bytes, data: bytes) -> bytes:
-        return Cipher(ARC4(key), None).encryptor().update(data)
+    def apply(keys: Sequence[bytes], texts: Sequence[bytes]) -> list[bytes]:
+        return [
+            Cipher(ARC4(key), None).encryptor().update(text)
+            for key, text in zip(keys, texts, strict=True)
+        ]
 
     try:
-        apply(bytes(20), b"")
+        apply([bytes(20)], [b""])
     except UnsupportedAlgorithm:
         return None
     return apply
@@ -264,9 +286,3 @@ def seal_of(version: int, key: bytes, rc4: Rc4 | None = None) -> Seal:
 def _check_key(key: bytes, size: int) -> None:
     if len(key) != size:
         raise LocalProtocolError(f"a key has {len(key)} bytes instead of {size}")
-
-
-def _too_short(datagram: bytes) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"a datagram of {len(datagram)} bytes is too short to hold anything"
-    )

@@ -14,9 +14,9 @@ from kernel_forms import KERNEL
 from sevpn.dataplane.kernel import constants, primitives
 from sevpn.wire import block
 
-MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan")
+MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan", "wrap")
 
-WITHOUT_CLASSES = {"rc4"}
+WITHOUT_CLASSES = {"rc4", "wrap"}
 """Modules of functions alone, without numbers of the kernel's."""
 
 ADDED_BY_C = {"EAGAIN", "EBADFD", "ALL_BITS", "KEEPALIVE_MARK"}

@@ -11,6 +11,15 @@ from hypothesis import given, settings, strategies as st
 from kernel_forms import Form, each_form
 
 
+def one(form: Form, key: bytes, text: bytes) -> bytes:
+    (found,) = form.rc4_all([key], [text])
+    return found
+
+
+def by_library(key: bytes, text: bytes) -> bytes:
+    return Cipher(ARC4(key), None).encryptor().update(text)
+
+
 @each_form
 @pytest.mark.parametrize(
     ("key", "data", "sealed"),
@@ -22,7 +31,7 @@ from kernel_forms import Form, each_form
     ],
 )
 def test_well_known_vectors(form: Form, key: bytes, data: bytes, sealed: str) -> None:
-    assert form.rc4(key, data).hex() == sealed
+    assert one(form, key, data).hex() == sealed
 
 
 @each_form
@@ -35,14 +44,30 @@ def test_well_known_vectors(form: Form, key: bytes, data: bytes, sealed: str) ->
 )
 def test_it_is_the_librarys(form: Form, key: bytes, data: bytes) -> None:
     before = bytes(data)
-    theirs = Cipher(ARC4(key), None).encryptor().update(data)
+    theirs = by_library(key, data)
 
-    assert form.rc4(key, data) == theirs
-    assert form.rc4(key, theirs) == data == before
+    assert one(form, key, data) == theirs
+    assert one(form, key, theirs) == data == before
 
 
 @each_form
-@pytest.mark.parametrize("size", [0, 257])
-def test_a_key_that_is_none_is_refused(form: Form, size: int) -> None:
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.binary(min_size=20, max_size=20), st.binary(max_size=300)),
+        max_size=7,
+    )
+)
+def test_neighbours_take_nothing_of_each_other(
+    form: Form, many: list[tuple[bytes, bytes]]
+) -> None:
+    keys, texts = [key for key, _ in many], [text for _, text in many]
+
+    assert form.rc4_all(keys, texts) == [by_library(*pair) for pair in many]
+
+
+@each_form
+@pytest.mark.parametrize("sizes", [(0,), (257,), (5, 6)])
+def test_keys_that_are_none_are_refused(form: Form, sizes: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match="no key"):
-        form.rc4(bytes(size), b"data")
+        form.rc4_all([bytes(size) for size in sizes], [b"data"] * len(sizes))

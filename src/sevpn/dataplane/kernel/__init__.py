@@ -13,6 +13,7 @@ For connections:
 For UDP acceleration:
 
     receive.py  what waits at the socket                       -> datagrams
+    wrap.py     batches of blocks                              -> inner packets
     rc4.py      the cipher of version 1
 
 Each of these files is plain Python and is what runs where nothing was compiled

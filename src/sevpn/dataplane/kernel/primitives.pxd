@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The C half of primitives.py: the same promises, no bound checked.
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcmp, memcpy
 
 from sevpn.dataplane.kernel.constants cimport MESSAGE_ROOM, MESSAGES, NAME_SIZE
@@ -170,3 +170,15 @@ cdef inline bytes piece(unsigned char[::1] data, Py_ssize_t at, Py_ssize_t size)
 
 cdef inline int receive_messages(int descriptor, unsigned char[::1] arena, int[::1] sizes, int[::1] steps, unsigned char *names) noexcept nogil:
     return sevpn_receive(descriptor, &arena[0], MESSAGE_ROOM, MESSAGES, &sizes[0], &steps[0], names, NAME_SIZE)
+
+
+cdef inline bytes wrapped(bytes head, const unsigned char *data, Py_ssize_t at, Py_ssize_t size):
+    cdef Py_ssize_t begin = len(head)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, begin + 3 + size)
+    cdef unsigned char *target = <unsigned char *>PyBytes_AS_STRING(made)
+    memcpy(target, PyBytes_AS_STRING(head), <size_t>begin)
+    target[begin] = <unsigned char>(size >> 8)
+    target[begin + 1] = <unsigned char>(size & 255)
+    target[begin + 2] = 0
+    memcpy(target + begin + 3, data + at, <size_t>size)
+    return made

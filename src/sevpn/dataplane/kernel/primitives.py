@@ -34,6 +34,7 @@ __all__ = [
     "put32",
     "read_into",
     "receive_messages",
+    "wrapped",
     "write_pieces",
 ]
 
@@ -71,7 +72,7 @@ def get16(data: bytearray, at: int, /) -> int:
     return data[at] << 8 | data[at + 1]
 
 
-def get32(data: bytearray, at: int, /) -> int:
+def get32(data: bytearray | bytes, at: int, /) -> int:
     """Return the 32-bit integer at *at*."""
     return int.from_bytes(data[at : at + 4], "big")
 
@@ -146,6 +147,11 @@ def write_pieces(
 def piece(data: mmap.mmap, at: int, size: int, /) -> bytes:
     """Return *size* bytes from *at* on."""
     return data[at : at + size]
+
+
+def wrapped(head: bytes, data: bytes, at: int, size: int, /) -> bytes:
+    """Return an inner packet: *head*, the size and no mark, and so many bytes from *at* on."""
+    return head + size.to_bytes(2, "big") + b"\0" + data[at : at + size]
 
 
 def receive_messages(
