@@ -8,7 +8,7 @@ one event. The parts it joins, and the threads they live in:
 
     control thread                                      data thread
       Supervisor ── opening.py ── transport             Pump (frames)
-                 ── connections.py ── more of them          on_connection_lost
+                 ── livesession.py ── connections, UDP <─── on_connection_lost
                  ── inside.py  ── DHCP, polls, proof <──── on_frames
                  ── net.host   ── TAP, routes, DNS         on_lost ──> here
                  ── report.py  ── status document, events
@@ -41,11 +41,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, assert_never
 
 from sevpn.config.profile import Settings
-from sevpn.dataplane.joining import JoiningStream
 from sevpn.dataplane.outbound import Outbound
 from sevpn.dataplane.path import is_compiled
 from sevpn.dataplane.pump import Pump
-from sevpn.dataplane.udpflow import UdpFlow
 from sevpn.errors import InterfaceGoneError, LeaseError, NotProvenError, SevpnError
 from sevpn.log import get_logger
 from sevpn.metrics.counters import Counters
@@ -62,20 +60,13 @@ from sevpn.protocol.credentials import Credentials
 from sevpn.protocol.dhcp import Lease
 from sevpn.protocol.identity import ClientIdentity
 from sevpn.protocol.ipv6 import Ipv6Settings
-from sevpn.protocol.joining import Direction
 from sevpn.protocol.messages import Hello
 from sevpn.protocol.neighbour import Proof, Proven, Silent
 from sevpn.transport.lookup import OwnLookUp
 from sevpn.transport.remembering import Remembering
 from sevpn.transport.resolve import LookUp
 from sevpn.transport.stream import SecureStream
-from sevpn.transport.udp import open_udp
 from sevpn.tunnel import machine as m
-from sevpn.tunnel.connections import (
-    ConnectionKeeper,
-    KeeperListener,
-    connections_to_open,
-)
 from sevpn.tunnel.hints import (
     explain_no_lease,
     explain_no_proof,
@@ -83,25 +74,19 @@ from sevpn.tunnel.hints import (
     policy_warnings,
 )
 from sevpn.tunnel.inside import Inside, InsideListener
+from sevpn.tunnel.livesession import LiveSession, SessionWishes
 from sevpn.tunnel.lockwatch import LockWatch
 from sevpn.tunnel.opening import (
     Address,
     Destination,
     Joiner,
     OpenedSession,
-    UdpSide,
     open_session,
 )
 from sevpn.tunnel.places import Places
 from sevpn.tunnel.policy import Rules
 from sevpn.tunnel.report import Parts, Reporter
-from sevpn.tunnel.resuming import (
-    PROOF_S,
-    can_resume,
-    rejoin,
-    wait_until_heard,
-    wait_until_joined,
-)
+from sevpn.tunnel.resuming import PROOF_S
 from sevpn.tunnel.roaming import Live, judge_attempt, judge_live
 from sevpn.tunnel.wishes import Wishes, WishListener
 from sevpn.wire.ethernet import MacAddress
@@ -200,10 +185,8 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._tap: Tap | None = None
         self._pump: Pump | None = None
-        self._session: OpenedSession | None = None
+        self._session: LiveSession | None = None
         self._inside: Inside | None = None
-        self._keeper: ConnectionKeeper | None = None
-        self._udp: UdpFlow | None = None
         self._remembered: Lease | None = None
         self._wanted: Wanted | None = None
         self._counters: Counters | None = None
@@ -218,7 +201,6 @@ class Supervisor:
         self._addresses: tuple[Address, ...] = ()
         self._underlay = Underlay()
         self._live: Live | None = None
-        self._has_connections = False
         self._was_answered = False
         self._was_told_to_leave = False
         self._has_tried = False
@@ -295,13 +277,11 @@ class Supervisor:
 
     def snapshot(self) -> Tunnel:
         """Return the status document's TUNNEL as of now."""
-        inside, is_set = (
-            self._inside,
-            isinstance(self._state, m.Proving | m.Connected | m.Resuming),
-        )
+        inside, session = self._inside, self._session
+        is_set = isinstance(self._state, m.Proving | m.Connected | m.Resuming)
         return self.report.snapshot(
             Parts(
-                session=self._session,
+                session=None if session is None else session.opened,
                 tap=self._tap,
                 mac=self._job.mac,
                 kernel="python" if self._pump is None else self._pump.kernel,
@@ -311,7 +291,7 @@ class Supervisor:
                 counters=None if self._pump is None else self._pump.counters,
                 host=self._host.describe(),
                 connections=0 if self._pump is None else self._pump.connection_count,
-                udp=self._udp,
+                udp=None if session is None else session.udp,
             )
         )
 
@@ -341,19 +321,16 @@ class Supervisor:
         match event:
             case m.SessionLost(error):
                 # Late news of connections that were given up on purpose.
-                if isinstance(self._state, m.Resuming) and not self._has_connections:
+                session = self._session
+                is_left = session is not None and not session.has_connections
+                if isinstance(self._state, m.Resuming) and is_left:
                     return m.TimerFired()
                 return m.SessionLost(error, can_resume=self._can_resume(error))
             case _:
                 return event
 
     def _can_resume(self, error: SevpnError | None) -> bool:
-        session, pump = self._session, self._pump
-        if session is None or pump is None or not self._job.settings.resume:
-            return False
-        return can_resume(
-            session.welcome, heard_at=pump.heard_at, now=clock(), error=error
-        )
+        return self._session is not None and self._session.may_go_on(error)
 
     def _begin(self, action: m.Action) -> None:
         match action:
@@ -427,7 +404,7 @@ class Supervisor:
         self.report.warn(self._job.notices)
         self._open_tap()
         self._look_underneath()
-        session = await open_session(
+        opened = await open_session(
             await self._next_destination(),
             identify=self._job.identify,
             random=secrets.token_bytes,
@@ -435,10 +412,9 @@ class Supervisor:
             on_hello=self._on_hello,
             on_redirect=self.report.redirected,
         )
-        self._begin_inside(session)
-        if self._keeper is not None:
-            # What the DHCP server answers would be lost before.
-            await self._keeper.wait_until_heard(self._job.destination.hello_s)
+        session = self._begin_inside(opened)
+        # What the DHCP server answers would be lost before.
+        await session.wait_until_hearing(self._job.destination.hello_s)
         if self._job.settings.ipv6 == "auto" and self._job.bridge is None:
             _present(self._inside).begin_ipv6()
         if self._uses_dhcp:
@@ -516,9 +492,24 @@ class Supervisor:
         self._live = Live(peer, stream.local_address, self._underlay.ways.get(peer))
         self._hear(m.HelloSeen(), origin=asyncio.current_task())
 
-    def _begin_inside(self, session: OpenedSession) -> None:
+    def _begin_inside(self, opened: OpenedSession) -> LiveSession:
         pump = _present(self._pump)
-        self._session = session
+        settings = self._job.settings
+        session = self._session = LiveSession(
+            opened,
+            SessionWishes(self._job.connections, settings.udp, settings.resume),
+            pump=pump,
+            joiner=Joiner(
+                self._destination,
+                opened.peer,
+                opened.welcome,
+                identify=self._job.identify,
+                random=secrets.token_bytes,
+            ),
+            report=self.report,
+            given_up=self._on_lost,
+            clock=clock,
+        )
         self._inside = Inside(
             mac=self._job.mac,
             inject=pump.inject,
@@ -533,72 +524,11 @@ class Supervisor:
             ),
             activity=lambda: (pump.heard_at, pump.counters.inbound_frames),
         )
-        self.report.logged_in(session)
-        self._wishes.began(session.welcome)
-        direction = (
-            Direction.TO_SERVER if session.welcome.half_connection else Direction.BOTH
-        )
-        pump.has_priority = session.welcome.qos
-        self._has_connections = True
-        self._begin_udp(session)
+        self.report.logged_in(opened)
+        self._wishes.began(opened.welcome)
         # Listen before the first word is sent: what the hub says now is for us, too.
-        pump.attach(
-            session.stream,
-            leftover=session.leftover,
-            timeout_s=session.welcome.timeout_s,
-            may_receive=direction.carries_to_client,
-            is_compressed=session.welcome.use_compress,
-            udp=self._udp,
-        )
-        self._keep_connections(session, direction)
-
-    def _begin_udp(self, session: OpenedSession) -> None:
-        settings, side = self._job.settings, session.udp
-        if settings.udp != "off" and isinstance(side, UdpSide):
-            self._udp = UdpFlow(side.sock, side.terms, wish=settings.udp)
-
-    def _move_udp(self, stream: SecureStream) -> None:
-        """Let the UDP flow of a session that was taken up again leave from where it is now."""
-        udp, wish = self._udp, self._destination.udp
-        if udp is None or udp.is_over or wish is None:
-            return
-        udp.pause()
-        try:
-            udp.move(
-                open_udp(stream.local_address, wish.port, prepare=self._prepare_socket)
-            )
-        except OSError as error:
-            udp.end(f"no socket on port {wish.port} ({error.strerror})")
-
-    def _keep_connections(self, session: OpenedSession, first: Direction) -> None:
-        wanted = connections_to_open(self._job.connections, session.welcome)
-        self.report.granted(wanted, self._job.connections, session.welcome)
-        if wanted == 1:
-            return
-        self._keeper = ConnectionKeeper(
-            wanted=wanted,
-            first=first,
-            timeout_s=session.welcome.timeout_s,
-            open_one=self._joiner(session).join,
-            sink=_present(self._pump),
-            listener=KeeperListener(
-                opened=self.report.connection_opened,
-                failed=self.report.connection_failed,
-                lost=self.report.connection_lost,
-                given_up=self._on_lost,
-            ),
-            clock=clock,
-        )
-        self._keeper.start()
-
-    def _joiner(self, session: OpenedSession) -> Joiner:
-        return Joiner(
-            self._destination,
-            session.peer,
-            session.welcome,
-            identify=self._job.identify,
-            random=secrets.token_bytes,
-        )
+        session.begin()
+        return session
 
     async def _obtain_lease(self) -> m.Event:
         inside = _present(self._inside)
@@ -700,35 +630,21 @@ class Supervisor:
         return m.Proven()
 
     async def _resume_session(self) -> m.Event:
-        session, pump = _present(self._session), _present(self._pump)
-        self._leave_connections(polite=True)
-        asked = await rejoin(
-            self._joiner(session).ask,
-            has_way=lambda: self._look_for_way(session.peer.address),
-            patience_s=pump.heard_at + session.welcome.timeout_s - clock(),
+        session = _present(self._session)
+        self._live = None
+        address = session.opened.peer.address
+        await session.resume(
+            has_way=lambda: self._look_for_way(address), dialled=self._on_dialled
         )
-        # While the stream is still ours to ask.
-        stream, peer = asked.stream, asked.stream.peer_address
+        await self._verify()
+        self.report.resumed(address)
+        return m.Resumed()
+
+    def _on_dialled(self, stream: SecureStream) -> None:
+        """Note where a session lives that is taken up again."""
+        peer = stream.peer_address
         self._underlay = self._look(self._addresses)
         self._live = Live(peer, stream.local_address, self._underlay.ways.get(peer))
-        began_at = clock()
-        self._has_connections = True
-        self._move_udp(stream)
-        joining = JoiningStream(stream, asked.request)
-        # What waits in the TAP goes along with the request; a refusal is the session's end.
-        pump.attach(
-            joining,
-            leftover=b"",
-            timeout_s=session.welcome.timeout_s,
-            is_compressed=session.welcome.use_compress,
-            udp=self._udp,
-        )
-        await wait_until_joined(lambda: joining.has_joined)
-        self._keep_connections(session, Direction.BOTH)
-        await wait_until_heard(lambda: pump.connection_heard_at, since=began_at)
-        await self._verify()
-        self.report.resumed(peer)
-        return m.Resumed()
 
     def _look_for_way(self, address: Address) -> bool:
         """Look underneath, and say whether *address* can be reached."""
@@ -783,28 +699,17 @@ class Supervisor:
 
     # --- taking down ---
 
-    def _leave_connections(self, *, polite: bool) -> None:
-        """Close what is open; the session may go on without."""
-        self._live = None
-        self._has_connections = False
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
-        if self._pump is not None:
-            self._pump.detach(polite=polite)
-
     def _close_session(self, *, polite: bool) -> None:
+        self._live = None
         if self._pump is not None:
             self._pump.sieve.is_open = False
-        self._leave_connections(polite=polite)
+        if self._session is not None:
+            self._session.close(polite=polite)
+            self._session = None
         self._wishes.ended()
-        if self._udp is not None:
-            self._udp.end("the session ended")
-            self._udp = None
         if self._inside is not None:
             self._inside.close()
             self._inside = None
-        self._session = None
 
     def _release_host(self) -> None:
         """Take off the host what belonged to the lease; a failure must not stop healing."""
@@ -858,8 +763,8 @@ class Supervisor:
             self._hear(m.SessionLost(error), origin=self._inside)
 
     def _on_connection_lost(self, number: int, error: SevpnError) -> None:
-        if self._keeper is not None:
-            self._keeper.lost(number, error)
+        if self._session is not None:
+            self._session.connection_lost(number, error)
 
     def _on_lease_changed(self, _lease: Lease) -> None:
         self._hear(m.LeaseChanged(), origin=self._inside)
