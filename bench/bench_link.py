@@ -25,6 +25,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import socket
 import stat
 import statistics
@@ -92,6 +93,9 @@ class Load:
 
     congestion: str
     """Of its streams."""
+
+    segment: int | None = None
+    """Most bytes of a segment; `None`: what fits the interface."""
 
 
 class Site:
@@ -196,6 +200,7 @@ class Site:
             *("--time", str(self.seconds), "--omit", str(OMIT_S)),
             *("--parallel", str(load.streams)),
             *(["--reverse"] if load.is_inbound else []),
+            *([] if load.segment is None else ["--set-mss", str(load.segment)]),
         ]
 
     def _result(self, load: Load, process: subprocess.Popen[str]) -> float:
@@ -412,6 +417,21 @@ def udp_rate(seconds: int, rounds: int) -> Iterator[Line]:
                 yield from _beside_official(way, rates)
     finally:
         site.network.close()
+
+
+def _by_udp(site: Site, load: Load) -> float:
+    """Measure, and make sure that it was UDP that carried it."""
+    before = _tcp_bytes(load.machine)
+    (rate,) = site.measure(load)
+    by_tcp = _tcp_bytes(load.machine) - before
+    assert by_tcp < rate * 1e6 / 8 * site.seconds / 4, f"{by_tcp} bytes went by TCP"
+    return rate
+
+
+def _tcp_bytes(machine: Machine) -> int:
+    """Return what the TCP connections to the server have carried, both ways."""
+    said = machine.sh(f"ss -tinH dst {SERVER}")
+    return sum(map(int, re.findall(r"bytes_(?:sent|received):(\d+)", said)))
 
 
 def _official(
