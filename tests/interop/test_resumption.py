@@ -56,18 +56,26 @@ def test_after_a_reset_this_server_closes_what_joins_and_there_is_a_new_login(
         assert client.machine.pings(GATEWAY)
 
 
-def test_a_black_hole_is_left_and_the_session_goes_on(client: Client, hub: Hub) -> None:
-    with client.up(*login(hub), password="secret") as tunnel:
-        port = re.search(
+@pytest.mark.parametrize("options", [(), ("--half-duplex",)], ids=["full", "half"])
+def test_a_black_hole_is_left_and_the_session_goes_on(
+    client: Client, hub: Hub, options: tuple[str, ...]
+) -> None:
+    count = 2 if options else 1
+    with client.up(*login(hub), *options, password="secret") as tunnel:
+        eventually(
+            lambda: session(tunnel).get("connections") == count, what="all of them"
+        )
+        found = re.findall(
             rf":(\d+)\s+{re.escape(SERVER)}:443", client.machine.sh("ss -Htn")
         )
-        assert port is not None
+        assert len(found) == count
+        ports = ", ".join(found)
         hub.server.machine.sh(
-            "nft 'table inet t { chain c { type filter hook input priority 0; tcp sport "
-            + port[1]
-            + " drop; }; chain d { type filter hook output priority 0; tcp dport "
-            + port[1]
-            + " drop; }; }'"
+            "nft 'table inet t { chain c { type filter hook input priority 0; tcp sport { "
+            + ports
+            + " } drop; }; chain d { type filter hook output priority 0; tcp dport { "
+            + ports
+            + " } drop; }; }'"
         )
         try:
             has_resumed(tunnel)

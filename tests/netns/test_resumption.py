@@ -138,6 +138,36 @@ def test_all_of_them_come_back_although_the_server_has_noticed_no_end(
     server.stop()
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.parametrize("connections", [1, 4])
+def test_with_half_duplex_both_directions_come_back(
+    network: Network, client: Client, connections: int, *, is_noticed: bool
+) -> None:
+    """The server gives a direction by what it lists, the dead included."""
+    server = EmbeddedServer(network.server, hub="policy=Policy(timeout_s=5),")
+    options = ("--half-duplex", "--connections", str(connections))
+    count = max(connections, 2)
+    with client.up(*login(server), *options, password="secret") as tunnel:
+        eventually(
+            lambda: session(tunnel).get("connections") == count, what="all of them"
+        )
+        host = client.machine.snapshot()
+
+        server.do(f"server.cut(server.sessions()[0], is_noticed={is_noticed})")
+        has_resumed(tunnel)
+
+        assert client.machine.snapshot() == host
+        assert client.machine.pings(GATEWAY)
+        eventually(
+            lambda: session(tunnel).get("connections") == count,
+            within_s=45,
+            what="all of them again",
+        )
+        assert session(tunnel)["resumed"] == 1
+        assert tunnel.status()["counters"]["reconnects"] == 0
+    server.stop()
+
+
 @pytest.mark.parametrize("code", [13, 14, 15])
 def test_a_server_that_refuses_is_logged_in_to_anew(
     client: Client, server: EmbeddedServer, code: int

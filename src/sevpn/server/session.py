@@ -159,7 +159,7 @@ class Session(Port):
         # Connections that are about to join; they count, as the first one does already.
         self._reserved: list[Direction] = [self.first_direction]
         # Those of a vanished client, which the server does not know are dead.
-        self._phantoms = 0
+        self._phantoms: dict[int, Direction] = {}
         # Frames that wait for a sleeping session: the fault sleeps_on_bursts.
         self._waiting: deque[FrameBytes] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -171,7 +171,7 @@ class Session(Port):
     @property
     def connection_count(self) -> int:
         """Its connections, as far as the server knows."""
-        return len(self._connections) + len(self._reserved) + self._phantoms
+        return len(self._connections) + len(self._reserved) + len(self._phantoms)
 
     @property
     def first_direction(self) -> Direction:
@@ -212,7 +212,9 @@ class Session(Port):
         direction = Direction.BOTH
         if self.is_half_duplex:
             known = (one.direction for one in self._connections.values())
-            direction = next_direction([*known, *self._reserved])
+            direction = next_direction(
+                [*known, *self._reserved, *self._phantoms.values()]
+            )
         self._reserved.append(direction)
         return direction
 
@@ -283,7 +285,7 @@ class Session(Port):
                 MultiLogins until the time-out, as after a client's power cut.
         """
         if is_noticed:
-            self._phantoms = 0
+            self._phantoms.clear()
             self._reserved.clear()
         for connection in tuple(self._connections.values()):
             connection.stream.close(reset=reset)
@@ -291,7 +293,7 @@ class Session(Port):
             if is_noticed:
                 self._timers.removed(connection.number)
             else:
-                self._phantoms += 1
+                self._phantoms[connection.number] = connection.direction
 
     def kill(self, number: int | None = None, *, how: Ending) -> None:
         """End one connection; the session goes on with the others, if there are any.
@@ -529,7 +531,7 @@ class Session(Port):
     def _close_silent(self, number: int, cause: str) -> None:
         connection = self._connections.get(number)
         if connection is None:
-            self._phantoms = max(0, self._phantoms - 1)
+            self._phantoms.pop(number, None)
         else:
             connection.stream.close()
             self._forget(connection)

@@ -88,13 +88,13 @@ def session_options(
 
     QoS is asked for where it has enough connections: a server that grants it grants
     at least 2, and 4 with half duplex. A session that is to be taken up again asks for
-    one more than it wants, so that it can be joined while the server still lists all
-    that are dead.
+    more than it wants, one for each direction, so that it can be joined while the
+    server still lists all that are dead.
     """
     least = 2 if is_half_duplex else 1
     return SessionOptions(
         max_connections=min(
-            max(connections, least) + (can_resume and not is_half_duplex),
+            max(connections, least) + (least if can_resume else 0),
             MAX_CONNECTIONS,
         ),
         half_connection=is_half_duplex,

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from sevpn.dataplane import ports
 from sevpn.dataplane.joining import JoiningStream
 from sevpn.dataplane.pump import Pump
 from sevpn.dataplane.udpflow import UdpFlow
@@ -33,9 +34,16 @@ from sevpn.tunnel.connections import (
     KeeperListener,
     connections_to_open,
 )
-from sevpn.tunnel.opening import Joiner, OpenedSession, UdpSide
+from sevpn.tunnel.opening import (
+    AskedConnection,
+    Joiner,
+    OpenedConnection,
+    OpenedSession,
+    UdpSide,
+)
 from sevpn.tunnel.report import Reporter
 from sevpn.tunnel.resuming import (
+    HEARD_S,
     can_resume,
     rejoin,
     wait_until_heard,
@@ -107,14 +115,7 @@ class LiveSession:
         first = Direction.TO_SERVER if welcome.half_connection else Direction.BOTH
         self._pump.has_priority = welcome.qos
         self.has_connections = True
-        self._pump.attach(
-            self.opened.stream,
-            leftover=self.opened.leftover,
-            timeout_s=welcome.timeout_s,
-            may_receive=first.carries_to_client,
-            is_compressed=welcome.use_compress,
-            udp=self.udp,
-        )
+        self._attach(self.opened.stream, self.opened.leftover, first)
         self._keep_connections(first)
 
     async def wait_until_hearing(self, patience_s: float) -> None:
@@ -145,7 +146,8 @@ class LiveSession:
         """Take it up again, and wait until the server speaks in it.
 
         What waits in the TAP goes along with the request. A refusal comes as the loss
-        of the session, by the pump.
+        of the session, by the pump. With half duplex the answer is waited for, since it
+        says which way frames go, and a second connection goes the other way.
 
         Args:
             has_way: Whether this host can reach the server.
@@ -153,28 +155,35 @@ class LiveSession:
 
         Raises:
             SilenceError: There was no way, or no answer, in time.
-            SevpnError: As of :meth:`Joiner.ask`.
+            SevpnError: As of :class:`Joiner`.
         """
         self.leave(polite=True)
-        asked = await rejoin(
-            self._joiner.ask,
+        is_half = self.welcome.half_connection
+
+        async def come_back() -> AskedConnection | OpenedConnection:
+            if is_half:
+                return await self._joiner.join()
+            return await self._joiner.ask()
+
+        first = await rejoin(
+            come_back,
             has_way=has_way,
             patience_s=self._pump.heard_at + self.welcome.timeout_s - self._clock(),
         )
-        dialled(asked.stream)
+        dialled(first.stream)
         began_at = self._clock()
         self.has_connections = True
-        self._move_udp(asked.stream)
-        joining = JoiningStream(asked.stream, asked.request)
-        self._pump.attach(
-            joining,
-            leftover=b"",
-            timeout_s=self.welcome.timeout_s,
-            is_compressed=self.welcome.use_compress,
-            udp=self.udp,
-        )
-        await wait_until_joined(lambda: joining.has_joined)
-        self._keep_connections(Direction.BOTH)
+        self._move_udp(first.stream)
+        if isinstance(first, OpenedConnection):
+            direction = first.direction
+            self._attach(first.stream, first.leftover, direction)
+        else:
+            direction = Direction.BOTH
+            joining = JoiningStream(first.stream, first.request)
+            self._attach(joining, b"", direction)
+            await wait_until_joined(lambda: joining.has_joined)
+        self._keep_connections(direction)
+        await self.wait_until_hearing(HEARD_S)
         await wait_until_heard(lambda: self._pump.connection_heard_at, since=began_at)
 
     def connection_lost(self, number: int, error: SevpnError) -> None:
@@ -196,6 +205,19 @@ class LiveSession:
         if self.udp is not None:
             self.udp.end("the session ended")
             self.udp = None
+
+    def _attach(
+        self, stream: ports.SecureStream, leftover: bytes, direction: Direction
+    ) -> None:
+        self._pump.attach(
+            stream,
+            leftover=leftover,
+            timeout_s=self.welcome.timeout_s,
+            may_send=direction.carries_to_server,
+            may_receive=direction.carries_to_client,
+            is_compressed=self.welcome.use_compress,
+            udp=self.udp,
+        )
 
     def _move_udp(self, stream: SecureStream) -> None:
         """Let the UDP flow leave from where this end is now."""

@@ -67,9 +67,7 @@ def can_resume(
         now: On the same clock.
         error: How the last connection was lost; `None`: the network underneath moved.
     """
-    # With half duplex the server gives each connection a direction by those it lists,
-    # dead ones included: what comes back may lead one way only until they are forgotten.
-    if welcome.half_connection or now >= heard_at + welcome.timeout_s:
+    if now >= heard_at + welcome.timeout_s:
         return False
     return error is None or isinstance(error, TransportError)
 

@@ -77,7 +77,7 @@ def test_a_login_asks_for_what_servers_grant_without_adding_connections(
 
 @pytest.mark.parametrize(
     ("connections", "is_half", "asked"),
-    [(1, False, 2), (8, False, 9), (32, False, 32), (1, True, 2)],
+    [(1, False, 2), (8, False, 9), (32, False, 32), (1, True, 4), (8, True, 10)],
 )
 def test_a_session_to_be_taken_up_again_has_room_beside_all_its_dead_connections(
     connections: int, is_half: bool, asked: int

@@ -58,17 +58,6 @@ def test_a_session_is_worth_it_while_the_server_may_know_it(
     )
 
 
-def test_half_duplex_is_logged_in_to_anew() -> None:
-    half = Welcome(
-        session_name="SID-ALICE-1",
-        connection_name="CID-1",
-        session_key=bytes(20),
-        half_connection=True,
-    )
-
-    assert not can_resume(half, heard_at=50.0, now=50.0, error=LOST)
-
-
 # --- how it is tried -----------------------------------------------------------
 
 
