@@ -546,6 +546,16 @@ def soak(fuzz_seconds: int) -> list[Step]:
     return [
         Step("wheel", check_wheel, Stage.CHECKS),
         Step("soak", pytest_in("tests", limit_s=4 * 3600, marks="soak", as_root=True)),
+        Step(
+            "laws",
+            pytest_in(
+                "tests/unit",
+                limit_s=4 * 3600,
+                report="laws",
+                workers=2,
+                environ={"SEVPN_TEST_EXAMPLES": "1000"},
+            ),
+        ),
         Step("fuzz", fuzz(fuzz_seconds)),
     ]
 
@@ -676,7 +686,7 @@ def main() -> int:
     steps = (
         soak(options.fuzz_seconds or 600)
         if options.soak
-        else gate(options.fuzz_seconds or 5)
+        else gate(options.fuzz_seconds or 3)
     )
     if options.only:
         names = options.only.split(",")
