@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from integration.test_pump_frames import arp_frame, tcp_frame
-from sevpn.errors import RemoteProtocolError
+from sevpn.errors import ConnectionLostError, RemoteProtocolError
 from sevpn.testing.rig import FarEnd, PumpRig
 from sevpn.wire.block import BlockReader, encode_batch
 from sevpn.wire.deflate import Inflater, deflate_items
@@ -134,3 +134,14 @@ def test_a_size_over_its_limit_ends_the_session() -> None:
         far.send(b"HTTP/1.1 200 OK\r\n\r\n")
 
         assert isinstance(rig.lost_error(), RemoteProtocolError)
+
+
+def test_frames_before_an_end_are_not_lost_by_it() -> None:
+    frames = [tcp_frame(1), tcp_frame(2)]
+    with PumpRig() as rig:
+        far = rig.attach(is_compressed=True)
+        far.send(deflate_items(encode_batch(frames)))
+        far.socket.close()
+
+        assert [rig.port.host_receives() for _ in frames] == frames
+        assert isinstance(rig.lost_error(), ConnectionLostError)

@@ -12,8 +12,8 @@ import os
 import select
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
@@ -175,6 +175,20 @@ class Subscriber:
             if event is None:
                 request.receive_data(line.tls.recv(65536))
 
+    @contextmanager
+    def vanished(self, *lines: Line) -> Generator[None]:
+        """Let the path swallow what these connections say to the server."""
+        ports = ", ".join(str(line.tls.getsockname()[1]) for line in lines)
+        machine = self.side.machine
+        machine.sh(
+            "nft 'table inet gone { chain c { type filter hook input priority 0; tcp sport { "
+            f"{ports} }} drop; }}; }}'"
+        )
+        try:
+            yield
+        finally:
+            machine.sh("nft delete table inet gone")
+
     def answer_to(self, attempt: Callable[[], object]) -> int:
         """Return the error number that the server answers; 0: it says yes."""
         try:
@@ -238,6 +252,25 @@ def test_what_the_server_sends_keeps_a_session_alive_too(
     assert to_client.lives(for_s=3 * TIME_OUT_S)
     assert to_client.blocks.keepalive_count > 0
     assert subscriber.is_listed(welcome)
+
+
+@pytest.mark.parametrize(
+    ("subscriber", "outlives_it"),
+    [("official", True), ("embedded", False)],
+    indirect=["subscriber"],
+)
+def test_a_half_duplex_session_may_outlive_its_client(
+    subscriber: Subscriber, *, outlives_it: bool
+) -> None:
+    """Of the connection to the client a server hears nothing but TCP; ours asks that."""
+    options = SessionOptions(max_connections=2, half_connection=True)
+    to_server, welcome = subscriber.log_in(options=options)
+    to_client = subscriber.join(welcome, is_half=True)
+
+    with subscriber.vanished(to_server, to_client):
+        time.sleep(3 * TIME_OUT_S)
+
+        assert subscriber.is_listed(welcome) is outlives_it
 
 
 def test_a_connection_dies_of_silence_and_the_session_not_with_it(
@@ -396,12 +429,7 @@ def test_a_client_that_vanished_counts_for_another_until_the_time_out(
 ) -> None:
     """Its path swallows everything: the server does not learn of the end."""
     first, welcome = subscriber.log_in(user="solo", unique_id=HERE)
-    port = first.tls.getsockname()[1]
-    subscriber.side.machine.sh(
-        "nft 'table inet gone { chain c { type filter hook input priority 0; tcp sport "
-        f"{port} drop; }}; }}'"
-    )
-    try:
+    with subscriber.vanished(first):
         first.end(polite=False)
 
         code = subscriber.answer_to(
@@ -415,5 +443,3 @@ def test_a_client_that_vanished_counts_for_another_until_the_time_out(
             lambda: subscriber.log_in(user="solo", unique_id=ELSEWHERE)
         )
         assert code == 0
-    finally:
-        subscriber.side.machine.sh("nft delete table inet gone")

@@ -155,10 +155,13 @@ def test_a_server_whose_connections_end_together_is_logged_in_to_anew(
         assert client.machine.pings(GATEWAY, count=5)
 
 
+@pytest.mark.parametrize("resumes", ["--resume", "--no-resume"])
 def test_connections_that_end_as_soon_as_they_joined_lead_to_a_new_session(
-    client: Client, server: EmbeddedServer
+    client: Client, server: EmbeddedServer, resumes: str
 ) -> None:
-    with client.up(*login(server), "--connections", "2", password="secret") as tunnel:
+    """It would meet the same if it were taken up again."""
+    options = ("--connections", "2", resumes)
+    with client.up(*login(server), *options, password="secret") as tunnel:
         wait_for_connections(tunnel, 2)
 
         server.do("faults.at(Stage.SESSION, Close(), times=3)")

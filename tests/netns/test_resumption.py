@@ -61,6 +61,18 @@ def test_a_cut_session_goes_on_with_its_lease(
         assert server.do("len(server.sessions())") == "1"
 
 
+def test_a_compressed_session_goes_on_compressed(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), "--compress", password="secret") as tunnel:
+        assert session(tunnel)["compressed"]
+        for times in (1, 2):
+            server.do("server.kill(server.sessions()[0], how='reset')")
+            has_resumed(tunnel, times)
+            assert client.machine.pings(GATEWAY)
+        assert tunnel.status()["counters"]["reconnects"] == 0
+
+
 def test_over_ipv6_it_goes_on_likewise(network: Network, client: Client) -> None:
     network.server.sh("ip -6 addr replace 2001:db8:1::1/64 dev br0 nodad")
     client.machine.sh("ip -6 addr add 2001:db8:1::2/64 dev eth0 nodad")
@@ -174,6 +186,17 @@ def test_a_server_that_refuses_is_logged_in_to_anew(
 ) -> None:
     with client.up(*login(server), password="secret") as tunnel:
         server.do(f"faults.at(Stage.WELCOME, AnswerError({code}))")
+        server.do("server.kill(server.sessions()[0], how='reset')")
+
+        assert has_begun_anew(tunnel)["session"]["resumed"] == 0
+        assert client.machine.pings(GATEWAY)
+
+
+def test_a_server_that_does_not_answer_the_request_is_logged_in_to_anew(
+    client: Client, server: EmbeddedServer
+) -> None:
+    with client.up(*login(server), password="secret") as tunnel:
+        server.do("faults.at(Stage.WELCOME, Silence())")
         server.do("server.kill(server.sessions()[0], how='reset')")
 
         assert has_begun_anew(tunnel)["session"]["resumed"] == 0

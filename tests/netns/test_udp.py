@@ -70,7 +70,7 @@ def test_frames_go_by_udp_and_by_tcp_while_it_is_lost_and_by_udp_again(
         assert tunnel.status()["counters"]["reconnects"] == 0
 
 
-def test_a_server_of_version_1_is_not_spoken_to_by_udp_unless_that_is_allowed(
+def test_a_server_of_version_1_is_not_spoken_to_by_udp_unless_that_is_asked_for(
     network: Network, client: Client
 ) -> None:
     server = EmbeddedServer(network.server, hub="udp_version=1,")

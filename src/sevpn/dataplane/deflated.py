@@ -18,6 +18,7 @@ from typing import Final
 
 from sevpn.dataplane.layer import StreamLayer
 from sevpn.dataplane.ports import SecureStream
+from sevpn.errors import TransportError
 from sevpn.wire.deflate import Inflater, deflate_items
 
 __all__ = ["DeflatedStream"]
@@ -50,8 +51,14 @@ class DeflatedStream(StreamLayer):
         """
         got = 0
         while got < len(room):
-            if not self._plain and not self._fill():
-                break
+            try:
+                if not self._plain and not self._fill():
+                    break
+            except TransportError:
+                # Whether the stream has ended is seen by who reads on.
+                if got:
+                    break
+                raise
             piece = self._plain[: len(room) - got]
             room[got : got + len(piece)] = piece
             self._plain = self._plain[len(piece) :]

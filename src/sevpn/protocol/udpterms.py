@@ -190,7 +190,7 @@ def decode_grant(pack: Pack, offer: UdpOffer | None) -> UdpGrant | str:
     )
     if version == 1 and offer.max_version == 2:
         # Servers take the lesser of both ends' versions; so might somebody between.
-        return "the server speaks version 1 alone, which does not notice changed packets: --udp-v1 allows it"
+        return "the server speaks version 1 alone, which does not notice changed packets: --udp-v1 uses it all the same"
     if version != offer.max_version:
         return f"the server wants version {version}, which was not offered"
     if address is None or _is_odd(address):

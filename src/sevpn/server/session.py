@@ -249,6 +249,8 @@ class Session(Port):
             may_send=direction.carries_to_client,
             may_receive=direction.carries_to_server,
         )
+        # Of one that only sends nothing else would tell that its client has vanished.
+        stream.give_up_after(self.timeout_s)
         if self.is_compressed:
             stream.codec = Codec(Inflater().feed, deflate_items)
         stream.start(
@@ -520,11 +522,11 @@ class Session(Port):
 
     def _keep_alive(self, number: int) -> None:
         connection = self._connections.get(number)
-        if connection is None or self._faults.are_keepalives_silent:
+        if connection is None or connection.is_dead:
             return
-        # What goes out is a sign of life to a server, even where nobody hears it.
-        self._timers.sent(self._clock())
-        if not connection.is_dead:
+        if not self._faults.are_keepalives_silent:
+            # To a server what it says is a sign of life, too.
+            self._timers.sent(self._clock())
             filler = secrets.token_bytes(secrets.randbelow(512))
             connection.stream.write_items(encode_keepalive(filler))
 

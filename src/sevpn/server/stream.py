@@ -113,6 +113,12 @@ class Stream:
         self.ends_with_reset = False
         """Fault: those two reset the connection instead of closing it."""
 
+    def give_up_after(self, silence_s: float) -> None:
+        """Let the connection break when what is sent is not acknowledged for so long."""
+        self._socket.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_s * 1000)
+        )
+
     # --- one coroutine: the login --------------------------------------------
 
     async def handshake(self, deadline_s: float) -> None:

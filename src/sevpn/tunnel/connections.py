@@ -148,6 +148,11 @@ class ConnectionPlan:
         self._short_lives: deque[float] = deque(maxlen=_SHORT_LIVES)
 
     @property
+    def is_futile(self) -> bool:
+        """Whether connections that are added are ended at once, time and again."""
+        return len(self._short_lives) == _SHORT_LIVES
+
+    @property
     def next_attempt_at(self) -> float:
         """When to open another connection; infinite while none is wanted."""
         if len(self._open) >= self._wanted:
@@ -202,7 +207,7 @@ class ConnectionPlan:
         self._losses += 1
         self._judge_life(number, gone, now)
         self._next_at = max(self._next_at, now + _delay_s(len(self._short_lives) + 1))
-        if len(self._short_lives) == _SHORT_LIVES:
+        if self.is_futile:
             return ConnectionLostError(
                 f"the server ended {_SHORT_LIVES} connections as soon as they had joined the session: "
                 "logging in anew"
@@ -303,8 +308,8 @@ class ConnectionKeeper:
         self._clock = clock
         self._news = asyncio.Event()
         self._hears = asyncio.Event()
-        if first.carries_to_client:
-            self._hears.set()
+        self._speaks = asyncio.Event()
+        self._note(first)
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
 
@@ -326,18 +331,24 @@ class ConnectionKeeper:
         self._heed(self._plan.lost(number, self._clock()))
         self._news.set()
 
-    async def wait_until_heard(self, patience_s: float) -> None:
-        """Wait until a connection leads from the server to here.
+    @property
+    def is_futile(self) -> bool:
+        """Whether the session is given up because whatever joins it is ended at once."""
+        return self._plan.is_futile
+
+    async def wait_until_both_ways(self, patience_s: float) -> None:
+        """Wait until connections lead from the server to here and from here to it.
 
         Raises:
-            SilenceError: None did in time.
+            SilenceError: They did not in time.
         """
         try:
             async with asyncio.timeout(patience_s):
                 await self._hears.wait()
+                await self._speaks.wait()
         except TimeoutError:
             raise SilenceError(
-                f"no connection towards this host could be opened within {patience_s:.0f} s, "
+                f"no connection in the other direction could be opened within {patience_s:.0f} s, "
                 "and half duplex needs one: try without --half-duplex"
             ) from None
 
@@ -386,9 +397,14 @@ class ConnectionKeeper:
             return
         number = self._hand_over(opened)
         self._plan.opened(number, direction, self._clock())
+        self._note(direction)
+        self._listener.opened(number, direction)
+
+    def _note(self, direction: Direction) -> None:
         if direction.carries_to_client:
             self._hears.set()
-        self._listener.opened(number, direction)
+        if direction.carries_to_server:
+            self._speaks.set()
 
     def _hand_over(self, opened: OpenedConnection) -> int:
         with contextlib.ExitStack() as undo:

@@ -17,6 +17,7 @@ Source: docs/reference/protocol-data.md#connections and #resumption.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -43,7 +44,7 @@ from sevpn.tunnel.opening import (
 )
 from sevpn.tunnel.report import Reporter
 from sevpn.tunnel.resuming import (
-    HEARD_S,
+    JOIN_S,
     can_resume,
     rejoin,
     wait_until_heard,
@@ -118,14 +119,14 @@ class LiveSession:
         self._attach(self.opened.stream, self.opened.leftover, first)
         self._keep_connections(first)
 
-    async def wait_until_hearing(self, patience_s: float) -> None:
-        """Wait until a connection leads from the server to here: with half duplex not the first.
+    async def wait_until_both_ways(self, patience_s: float) -> None:
+        """Wait until there is a connection in each direction: with half duplex a second one.
 
         Raises:
-            SilenceError: None did in time.
+            SilenceError: There was none in time.
         """
         if self._keeper is not None:
-            await self._keeper.wait_until_heard(patience_s)
+            await self._keeper.wait_until_both_ways(patience_s)
 
     def may_go_on(self, error: SevpnError | None) -> bool:
         """Whether it is worth taking up again.
@@ -133,8 +134,16 @@ class LiveSession:
         Args:
             error: How the last connection was lost; `None`: the network underneath moved.
         """
-        return self._wishes.resume and can_resume(
-            self.welcome, heard_at=self._pump.heard_at, now=self._clock(), error=error
+        is_futile = self._keeper is not None and self._keeper.is_futile
+        return (
+            self._wishes.resume
+            and not is_futile
+            and can_resume(
+                self.welcome,
+                heard_at=self._pump.heard_at,
+                now=self._clock(),
+                error=error,
+            )
         )
 
     async def resume(
@@ -143,11 +152,11 @@ class LiveSession:
         has_way: Callable[[], bool],
         dialled: Callable[[SecureStream], None],
     ) -> None:
-        """Take it up again, and wait until the server speaks in it.
+        """Take it up again after :meth:`leave`, and wait until the server speaks in it.
 
-        What waits in the TAP goes along with the request. A refusal comes as the loss
-        of the session, by the pump. With half duplex the answer is waited for, since it
-        says which way frames go, and a second connection goes the other way.
+        With full duplex what waits in the TAP goes along with the request, and a refusal
+        comes as the loss of the session, by the pump. With half duplex the answer is
+        waited for, since it says which way frames go, and then a second connection.
 
         Args:
             has_way: Whether this host can reach the server.
@@ -157,34 +166,35 @@ class LiveSession:
             SilenceError: There was no way, or no answer, in time.
             SevpnError: As of :class:`Joiner`.
         """
-        self.leave(polite=True)
-        is_half = self.welcome.half_connection
-
-        async def come_back() -> AskedConnection | OpenedConnection:
-            if is_half:
-                return await self._joiner.join()
-            return await self._joiner.ask()
-
         first = await rejoin(
-            come_back,
+            self._come_back,
             has_way=has_way,
             patience_s=self._pump.heard_at + self.welcome.timeout_s - self._clock(),
         )
-        dialled(first.stream)
         began_at = self._clock()
+        with contextlib.ExitStack() as undo:
+            undo.callback(first.stream.close, polite=True)
+            dialled(first.stream)
+            self._move_udp(first.stream)
+            if isinstance(first, OpenedConnection):
+                direction, has_joined = first.direction, _yes
+                self._attach(first.stream, first.leftover, direction)
+            else:
+                joining = JoiningStream(first.stream, first.request)
+                direction, has_joined = Direction.BOTH, lambda: joining.has_joined
+                self._attach(joining, b"", direction)
+            undo.pop_all()
         self.has_connections = True
-        self._move_udp(first.stream)
-        if isinstance(first, OpenedConnection):
-            direction = first.direction
-            self._attach(first.stream, first.leftover, direction)
-        else:
-            direction = Direction.BOTH
-            joining = JoiningStream(first.stream, first.request)
-            self._attach(joining, b"", direction)
-            await wait_until_joined(lambda: joining.has_joined)
+        await wait_until_joined(has_joined)
         self._keep_connections(direction)
-        await self.wait_until_hearing(HEARD_S)
+        if self._keeper is not None:
+            await self._keeper.wait_until_both_ways(JOIN_S)
         await wait_until_heard(lambda: self._pump.connection_heard_at, since=began_at)
+
+    async def _come_back(self) -> AskedConnection | OpenedConnection:
+        if self.welcome.half_connection:
+            return await self._joiner.join()
+        return await self._joiner.ask()
 
     def connection_lost(self, number: int, error: SevpnError) -> None:
         """Hear from the pump that a connection ended while others live."""
@@ -251,3 +261,8 @@ class LiveSession:
             clock=self._clock,
         )
         self._keeper.start()
+
+
+def _yes() -> bool:
+    """The answer has been waited for already."""
+    return True

@@ -343,6 +343,9 @@ class Supervisor:
             case m.Prove():
                 self._start(self._prove())
             case m.ResumeSession():
+                # At once: what is said of the old connections from now on is late news.
+                self._live = None
+                _present(self._session).leave(polite=True)
                 self._start(self._resume_session())
             case m.CloseSession(polite):
                 self._give_up()
@@ -414,7 +417,7 @@ class Supervisor:
         )
         session = self._begin_inside(opened)
         # What the DHCP server answers would be lost before.
-        await session.wait_until_hearing(self._job.destination.hello_s)
+        await session.wait_until_both_ways(self._job.destination.hello_s)
         if self._job.settings.ipv6 == "auto" and self._job.bridge is None:
             _present(self._inside).begin_ipv6()
         if self._uses_dhcp:
@@ -631,7 +634,6 @@ class Supervisor:
 
     async def _resume_session(self) -> m.Event:
         session = _present(self._session)
-        self._live = None
         address = session.opened.peer.address
         await session.resume(
             has_way=lambda: self._look_for_way(address), dialled=self._on_dialled
@@ -786,7 +788,8 @@ class Supervisor:
     def _on_silent(self, silent: Silent) -> None:
         """The gateway has answered before and does not now."""
         wanted = self._wanted
-        if wanted is None:
+        # A session that is being taken up again is asked by who does it.
+        if wanted is None or isinstance(self._state, m.Resuming):
             return
         outbound = _present(self._pump).outbound()
         if outbound is Outbound.SLOW:

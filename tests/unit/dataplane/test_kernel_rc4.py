@@ -67,6 +67,12 @@ def test_neighbours_take_nothing_of_each_other(
 
 
 @each_form
+def test_a_text_without_a_key_is_refused(form: Form) -> None:
+    with pytest.raises(AssertionError, match="a key for each"):
+        form.rc4_all([bytes(20)], [b"one", b"two"])
+
+
+@each_form
 @pytest.mark.parametrize("sizes", [(0,), (257,), (5, 6)])
 def test_keys_that_are_none_are_refused(form: Form, sizes: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match="no key"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, strategies as st
 
 from kernel_forms import Form, each_form
@@ -44,3 +45,12 @@ def test_the_largest_frame_is_wrapped(form: Form) -> None:
     fitting, others = form.wrap_frames(encode_batch([frame]), HEAD, 1600)
 
     assert (fitting, others) == ([encode_inner(Inner(7, 8, 9, frame))], [])
+
+
+@each_form
+def test_a_batch_that_ends_early_is_refused_wherever_it_ends(form: Form) -> None:
+    whole = encode_batch([bytes(20), bytes(14)])
+
+    for size in range(1, len(whole)):
+        with pytest.raises(AssertionError, match="ends early"):
+            form.wrap_frames(whole[:size], HEAD, 1400)

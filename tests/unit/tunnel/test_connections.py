@@ -232,12 +232,14 @@ def test_a_session_whose_new_connections_end_at_once_is_given_up() -> None:
         delays.append(plan.next_attempt_at - now - 0.1)
         now = plan.next_attempt_at
     plan.opened(4, BOTH, now)
+    assert not plan.is_futile
 
     reason = plan.lost(4, now + 0.1)
 
     assert delays == [pytest.approx(2), pytest.approx(4)]
     assert reason is not None
     assert "as soon as they had joined" in str(reason)
+    assert plan.is_futile
 
 
 def test_an_added_connection_that_lives_shows_that_adding_is_not_in_vain() -> None:
@@ -419,7 +421,7 @@ async def test_connections_are_given_to_the_pump_until_there_are_enough() -> Non
 async def test_directions_say_who_may_send() -> None:
     kept = Kept(TO_CLIENT, TO_SERVER, wanted=3, first=TO_SERVER)
     kept.keeper.start()
-    await kept.keeper.wait_until_heard(5)
+    await kept.keeper.wait_until_both_ways(5)
     await kept.go_on(0.3)
 
     ways = [(one["may_send"], one["may_receive"]) for one in kept.sink.taken]
@@ -538,5 +540,5 @@ async def test_half_duplex_without_a_way_back_is_told_in_time() -> None:
     kept.keeper.start()
 
     with pytest.raises(SilenceError, match="half duplex needs one"):
-        await kept.keeper.wait_until_heard(0.01)
+        await kept.keeper.wait_until_both_ways(0.01)
     kept.keeper.close()

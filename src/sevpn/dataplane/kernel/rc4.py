@@ -8,7 +8,7 @@ more than all of a datagram here. RC4 protects nothing any more, and has nothing
 lose by being our own; the tests hold it against the library's.
 
 Each step of RC4 waits for the one before it, so a processor has little to do with one
-text; two take their steps in turns, in not much more time than one (bench/README.md).
+text; two take their steps in turns, in little more time than one.
 
     state   0 … 255 of the one │ 256 … 511 of the other, a word each
 
@@ -33,6 +33,7 @@ def rc4_all(keys: Sequence[bytes], texts: Sequence[bytes]) -> list[bytes]:
         keys: All of one size, 1 to 256 bytes.
         texts: As many, of any sizes.
     """
+    assert len(keys) == len(texts), "a key for each text"
     found: list[bytes] = []
     last = len(texts) - 1
     for at in range(0, last + 1, 2):

@@ -37,17 +37,22 @@ def wrap_frames(
         batches: Whole batches, as this end makes them.
         head: What is in front of a packet's size.
         limit: The largest frame that fits, in bytes.
+
+    A batch that ends early is a bug: AssertionError.
     """
     data = batches
     fitting: list[bytes] = []
     others: list[bytes] = []
     at, end = 0, len(batches)
     while at < end:
+        assert at + 4 <= end, "a batch ends early"
         count = get32(data, at)
         at += 4
         while count:
+            assert at + 4 <= end, "a batch ends early"
             size = get32(data, at)
             at += 4
+            assert size <= end - at, "a batch ends early"
             if size <= limit:
                 fitting.append(wrapped(head, data, at, size))
             else:
