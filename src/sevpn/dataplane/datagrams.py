@@ -8,7 +8,7 @@ Layer: dataplane. Runs in: the thread that owns the socket; nothing here blocks.
 
 Nothing is fragmented on the way: what is too large for it is refused with EMSGSIZE.
 
-Source: udp(7); ip(7), IP_MTU_DISCOVER.
+Source: udp(7); ip(7), IP_MTU_DISCOVER; socket(7), SO_RCVBUFFORCE.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _MOST_SEGMENTS: Final = 64
 _MOST_BYTES: Final = 65_000
 
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
-"""Asked for; the kernel gives less where net.core.rmem_max says so."""
+"""Asked for; the kernel gives who may not configure the network what net.core.rmem_max
+says, which is often less than comes while this end has its turn elsewhere."""
+
+_BUFFERS: Final = ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32))
+"""Options by which a buffer is asked for, and by which it is taken (SO_RCVBUFFORCE)."""
 
 _MTU_DISCOVER: Final = {
     socket.AF_INET: (socket.IPPROTO_IP, 10),
@@ -76,8 +80,11 @@ class DatagramSocket:
 
     def enlarge(self) -> None:
         """Ask for buffers that hold a burst: while nothing is said, small ones do."""
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        for option, forced in _BUFFERS:
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
+            except OSError:  # without CAP_NET_ADMIN
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
 
     def close(self) -> None:
         """Close the socket; harmless when it is closed."""
