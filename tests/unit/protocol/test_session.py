@@ -62,6 +62,20 @@ def test_an_early_or_repeated_deadline_does_nothing() -> None:
     assert session.handle_deadline(2.9) == []
 
 
+def test_what_a_server_says_keeps_its_session_and_none_of_the_connections() -> None:
+    session = a_session(1, 2)
+    session.received(2, 15.0)
+
+    session.sent(15.0)
+
+    assert told(session.handle_deadline(20.0))[0] == "close 1"
+    session.sent(30.0)
+    session.sent(29.0)  # late news
+    assert told(session.handle_deadline(35.0)) == ["close 2"]
+    assert session.next_deadline() == 50.0
+    assert told(session.handle_deadline(50.0)) == ["end"]
+
+
 def test_a_session_that_hears_nothing_ends_with_a_temporary_failure() -> None:
     session = a_session(1)
     session.handle_deadline(0.0)
