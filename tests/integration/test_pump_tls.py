@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from reading import read_some
+from sevpn import forms
 from sevpn.errors import ConnectionLostError
 from sevpn.server.certificate import make_identity, server_context
 from sevpn.testing.rig import OUR_MAC, PumpRig
@@ -39,7 +40,8 @@ class TlsFarEnd:
         self.near.settimeout(0)
         shaking = threading.Thread(target=self._shake, args=(context, far))
         shaking.start()
-        self.stream = SecureStream(
+        form: type[SecureStream] = forms.in_form("sevpn.transport.stream").SecureStream
+        self.stream = form(
             self.near,
             client_context(TrustPolicy(insecure=True)),
             server_name=None,

@@ -6,6 +6,8 @@ Layer: dataplane. Runs in: the data thread.
     inbound   chunk ──Scanner──> places of the frames ──sift──> Merger ──> few writes
                                                         └──> Sieve: ARP, DHCP, while proving
     outbound  few reads ──> Cutter: batches in one buffer, in groups of up to 512 frames
+
+Compiled itself where there is a compiler: compiled.pxd gives the C types.
 """
 
 from __future__ import annotations
@@ -54,9 +56,8 @@ class CompiledInlet:
 class CompiledPath:
     """A :class:`sevpn.dataplane.path.FramePath` on top of the kernel."""
 
-    kernel: Literal["compiled", "python"] = "compiled"
-
     def __init__(self, port: FramePort, *, sieve: Sieve, counters: Counters) -> None:
+        self.kernel: Literal["compiled", "python"] = "compiled"
         self.is_drained = False
         self.sheds = False
         self.scanner = Scanner()
@@ -113,20 +114,31 @@ class CompiledPath:
         self, frame_limit: int, *, slot_count: int, has_priority: bool
     ) -> list[Group]:
         """Read packets until a limit is reached, and cut them."""
-        cutter, counters = self._cutter, self._counters
+        cutter = self._cutter
         cutter.sheds = self.sheds
         groups = cutter.collect(frame_limit, _COLLECT_BYTES, slot_count, has_priority)
         self.is_drained = cutter.is_drained
         self.sheds = cutter.sheds
-        counters.drop("runt", cutter.dropped_runts)
-        counters.drop("oversized", cutter.dropped_oversized)
-        counters.drop("malformed", cutter.dropped_malformed)
-        counters.drop("standing", cutter.dropped_standing)
+        self._note_drops()
         out = self._out
         return [
             Group(slot, out[begin:end], frames, end - begin - _overhead_bytes(frames))
             for slot, begin, end, frames in groups
         ]
+
+    def _note_drops(self) -> None:
+        """Count what the last collection did not take."""
+        cutter, counters = self._cutter, self._counters
+        if (
+            cutter.dropped_runts
+            or cutter.dropped_oversized
+            or cutter.dropped_malformed
+            or cutter.dropped_standing
+        ):
+            counters.drop("runt", cutter.dropped_runts)
+            counters.drop("oversized", cutter.dropped_oversized)
+            counters.drop("malformed", cutter.dropped_malformed)
+            counters.drop("standing", cutter.dropped_standing)
 
 
 def _overhead_bytes(frames: int) -> int:

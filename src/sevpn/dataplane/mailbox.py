@@ -52,6 +52,8 @@ class Mailbox:
         self._frames: list[bytes] = []
         self._refused_count = 0
         self._is_closed = False
+        self.has_frames = False
+        """Whether frames wait, or some were refused since :meth:`take_frames`."""
 
     # --- for other threads ---
 
@@ -94,6 +96,7 @@ class Mailbox:
             room = MAX_WAITING_FRAMES - len(self._frames)
             self._frames += frames[:room]
             self._refused_count += len(frames[room:])
+            self.has_frames = bool(self._frames or self._refused_count)
         self.ring()
 
     def ring(self) -> None:
@@ -123,16 +126,12 @@ class Mailbox:
                 order.error = error
             order.done.set()
 
-    @property
-    def has_frames(self) -> bool:
-        """Whether frames wait, or some were refused since :meth:`take_frames`."""
-        return bool(self._frames or self._refused_count)
-
     def take_frames(self) -> tuple[list[bytes], int]:
         """Return the frames that wait, and how many were refused since the last call."""
         with self._lock:
             frames, refused = self._frames, self._refused_count
             self._frames, self._refused_count = [], 0
+            self.has_frames = False
         return frames, refused
 
     def close(self) -> None:

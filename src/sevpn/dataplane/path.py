@@ -16,13 +16,13 @@ virtio headers it moves super-segments. Both pass the same tests.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.sieve import CONTROL, HOST, Sieve
 from sevpn.errors import LocalProtocolError
+from sevpn.forms import is_python_wanted
 from sevpn.metrics.counters import Counters, DropReason
 
 __all__ = [
@@ -45,9 +45,6 @@ TAP_ERRORS: Final[dict[int | None, DropReason]] = {
     errno.EIO: "tap-down",
 }
 """Why the TAP did not take a frame; any other errno is `tap-refused`."""
-
-_FORM: Final = "SEVPN_KERNEL"
-"""The environment variable that asks for the Python form where there is a compiled one."""
 
 
 class Group(NamedTuple):
@@ -131,7 +128,7 @@ class FramePath(Protocol):
 
 def is_compiled() -> bool:
     """Whether the compiled form is there and wanted."""
-    if os.environ.get(_FORM, "") == "python":
+    if is_python_wanted():
         return False
     # The pure form is not needed.
     from sevpn.dataplane.kernel import cut, merge, rc4, receive, runs, scan, wrap  # noqa: PLC0415

@@ -39,6 +39,9 @@ wait. A TAP that takes nothing costs the frame, never a keep-alive. Of
 several connections one that is stuck does not stop the others: its flows lose
 frames beyond a limit, as behind any router.
 
+Compiled where there is a compiler: pump.pxd gives the C types of what a turn touches
+(docs/decisions/0019-compiled-turn.md).
+
 Source: docs/reference/protocol-data.md#pump.
 """
 
@@ -52,7 +55,6 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from sevpn.dataplane.buffers import join_batch
@@ -119,22 +121,30 @@ _GOODBYE_S: Final = 0.25
 """How long a polite end waits for the last frames to reach the socket."""
 
 
-@dataclass(slots=True)
 class _Link:
     """One connection, as the pump sees it."""
 
-    number: int
-    stream: SecureStream
-    fd: int
-    inlet: Inlet
-    leftover: bytes
-    may_send: bool
-    may_have_more: bool = True
-    """Whether bytes may be here already that epoll does not know of."""
-    owes_poke: bool = False
-    """Whether a full batch came in and nothing was sent since."""
-    watched: int = select.EPOLLIN
-    """What epoll watches of it."""
+    def __init__(
+        self,
+        number: int,
+        stream: SecureStream,
+        inlet: Inlet,
+        leftover: bytes,
+        *,
+        may_send: bool,
+    ) -> None:
+        self.number = number
+        self.stream = stream
+        self.fd = stream.fileno()
+        self.inlet = inlet
+        self.leftover = leftover
+        self.may_send = may_send
+        self.may_have_more = True
+        """Whether bytes may be here already that epoll does not know of."""
+        self.owes_poke = False
+        """Whether a full batch came in and nothing was sent since."""
+        self.watched = select.EPOLLIN
+        """What epoll watches of it."""
 
 
 def _pending(link: _Link) -> int:
@@ -204,6 +214,8 @@ class Pump:
         self._epoll = select.epoll()
         self._epoll.register(self._mailbox, select.EPOLLIN)
         self._is_tap_watched = False
+        self._is_tap_ready = False  # whether the TAP may have frames
+        self._is_called = False  # whether the bell has rung
         self._is_stopping = False
         self._timers: SessionTimers | None = None
         self._links: dict[int, _Link] = {}  # by descriptor, oldest first
@@ -400,26 +412,26 @@ class Pump:
             )
 
     def _turn(self) -> None:
-        is_tap_ready = self._wait()
-        self._mailbox.carry_out_orders()
+        self._wait()
+        if self._is_called:
+            self._mailbox.carry_out_orders()
         if self._timers is not None:
-            self._pump(self._timers, self._clock(), is_tap_ready=is_tap_ready)
+            self._pump(self._timers, self._clock())
         elif self._mailbox.has_frames:
             self._forget_injected()
 
-    def _pump(self, timers: SessionTimers, now: float, *, is_tap_ready: bool) -> None:
+    def _pump(self, timers: SessionTimers, now: float) -> None:
         # Before silence is judged, hear what came in the meantime: the machine
         # may have slept.
         is_due = now >= self._due_at
         self._is_busy = False
         for link in tuple(self._links.values()):
             if link.may_have_more or is_due:
-                # What the host was given makes it answer, most often at once.
-                is_tap_ready |= self._receive(link, timers, now)
+                self._receive(link, timers, now)
                 self._is_busy |= link.may_have_more
         if self._udp is not None:
-            is_tap_ready |= self._attend_udp(self._udp, now)
-        self._collect(now, is_tap_ready=is_tap_ready)
+            self._attend_udp(self._udp, now)
+        self._collect(now)
         self._poke()
         if is_due:
             self._keep(timers, now)
@@ -427,20 +439,20 @@ class Pump:
 
     # --- 1 wait ---
 
-    def _wait(self) -> bool:
-        """Sleep until there is something to do; say whether the TAP has frames."""
-        is_tap_ready = False
+    def _wait(self) -> None:
+        """Sleep until there is something to do, and note what."""
+        self._is_tap_ready = self._is_called = False
         for fd, events in self._epoll.poll(self._patience_s()):
             if fd == self._tap_fd:
-                is_tap_ready = True
+                self._is_tap_ready = True
             elif fd == self._mailbox.fileno():
                 self._mailbox.hush()
+                self._is_called = True
             elif (link := self._links.get(fd)) is not None:
                 # An error or a hang-up shows itself to the reader.
                 link.may_have_more |= bool(events & ~select.EPOLLOUT)
                 if events & select.EPOLLOUT:
                     self._flush(link)
-        return is_tap_ready
 
     def _patience_s(self) -> float | None:
         """Return how long nothing is due; None is for ever."""
@@ -470,11 +482,10 @@ class Pump:
         if self._is_compressed:
             stream, leftover = DeflatedStream(stream, leftover), b""
         link = _Link(
-            number=self._last_number,
-            stream=stream,
-            fd=stream.fileno(),
-            inlet=self._path.open_inlet(),
-            leftover=leftover,
+            self._last_number,
+            stream,
+            self._path.open_inlet(),
+            leftover,
             may_send=may_send,
         )
         self._timers.added(
@@ -551,27 +562,28 @@ class Pump:
 
     # --- 3 receive ---
 
-    def _receive(self, link: _Link, timers: SessionTimers, now: float) -> bool:
-        """Take one chunk from a connection; say whether the host was given frames."""
+    def _receive(self, link: _Link, timers: SessionTimers, now: float) -> None:
+        """Take one chunk from a connection."""
         inlet = link.inlet
         room = inlet.room()
         try:
             size = self._read(link, room)
         except TransportError as error:
             self._lose_connection(link, error)
-            return False
+            return
         # A shorter chunk is all there was; epoll knows of what comes next.
         link.may_have_more = bool(link.leftover) or size >= len(room)
         if not size:
-            return False
+            return
         inlet.take(size)
         link.owes_poke |= inlet.has_full_batch
+        # What the host was given makes it answer, most often at once.
+        self._is_tap_ready |= inlet.has_fed_host
         if inlet.has_items:
             timers.received(link.number, now)
             self.heard_at = self.connection_heard_at = now
         if inlet.for_control:
             self._hand_over(inlet.for_control)
-        return inlet.has_fed_host
 
     def _read(self, link: _Link, room: memoryview) -> int:
         if not link.leftover:
@@ -581,40 +593,38 @@ class Pump:
         link.leftover = link.leftover[len(piece) :]
         return len(piece)
 
-    def _attend_udp(self, udp: UdpFlow, now: float) -> bool:
-        """Do what there is to do on UDP; say whether the host was given frames."""
+    def _attend_udp(self, udp: UdpFlow, now: float) -> None:
+        """Do what there is to do on UDP."""
         if udp.is_look_due(now) and self._senders:
             udp.look(tcp_info_of(self._senders[0].fd, TCP_INFO_SIZE), now)
         if not udp.begin(now):
-            return False
+            return
         if not self._is_udp_watched:
             self._epoll.register(udp.fileno(), select.EPOLLIN)
             self._is_udp_watched = True
         batches = udp.receive(now)
         if udp.has_items:
             self.heard_at = now
-        has_fed_host = bool(batches) and self._take_batches(batches)
+        if batches:
+            self._take_batches(batches)
         if now >= udp.next_deadline():
             udp.keep(now)
         if udp.is_over:
             self._leave_udp()
-        return has_fed_host
 
-    def _take_batches(self, batches: bytes) -> bool:
-        """Give frames that came by UDP the same way as the others; say whether the host got any."""
+    def _take_batches(self, batches: bytes) -> None:
+        """Give frames that came by UDP the same way as the others."""
         if self._udp_inlet is None:
             self._udp_inlet = self._path.open_inlet()
         inlet = self._udp_inlet
-        has_fed_host = False
         while batches:
             room = inlet.room()
             piece, batches = batches[: len(room)], batches[len(room) :]
             room[: len(piece)] = piece
             inlet.take(len(piece))
-            has_fed_host |= inlet.has_fed_host
+            self._is_tap_ready |= inlet.has_fed_host
             if inlet.for_control:
                 self._hand_over(inlet.for_control)
-        return has_fed_host
 
     def _leave_udp(self) -> None:
         """Let go of the UDP flow, whose socket is its owner's to close."""
@@ -632,7 +642,7 @@ class Pump:
 
     # --- 5 collect ---
 
-    def _collect(self, now: float, *, is_tap_ready: bool) -> None:
+    def _collect(self, now: float) -> None:
         if now >= self._burst_ends_at:
             self._burst_ends_at = now + _BURST_S
             self._burst_count = 0
@@ -643,7 +653,7 @@ class Pump:
         if self._unsent:
             groups, self._unsent = self._unsent, []
             self._send_groups(groups)
-        if is_tap_ready and self.sieve.is_open:
+        if self._is_tap_ready and self.sieve.is_open:
             self._send_from_tap(now)
 
     def _send_injected(self) -> None:
@@ -800,12 +810,14 @@ class Pump:
             if wanted != link.watched:
                 self._epoll.modify(link.fd, wanted)
                 link.watched = wanted
-        self._watch_tap(
-            wanted=self.sieve.is_open
+        is_wanted = (
+            self.sieve.is_open
             and not self._unsent
             and self._burst_count < _BURST_FRAMES
             and self._has_room()
         )
+        if is_wanted != self._is_tap_watched:
+            self._watch_tap(wanted=is_wanted)
 
     def _watch_tap(self, *, wanted: bool) -> None:
         if wanted == self._is_tap_watched:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from sevpn import forms
 from sevpn.dataplane.ports import FramePort
 from sevpn.dataplane.pump import Pump
 from sevpn.dataplane.udpflow import UdpFlow
@@ -129,7 +130,8 @@ class PumpRig:
         """What `on_connection_lost` was called with."""
         self.handed: queue.Queue[list[bytes]] = queue.Queue()
         """What `on_frames` was called with."""
-        self.pump = Pump(
+        form: type[Pump] = forms.in_form("sevpn.dataplane.pump").Pump
+        self.pump = form(
             tap or self.port,
             mac=OUR_MAC,
             on_frames=self.handed.put,

@@ -15,6 +15,9 @@ two need the same time per byte all the same (bench/bench_stream.py).
 
     queue(data) ──TLS──> _outgoing ──> _sending ──socket.send──> kernel
     read_into() <──TLS── _incoming <───────────────socket.recv── kernel
+
+Compiled where there is a compiler: stream.pxd gives the C types of what the data
+thread calls (docs/decisions/0019-compiled-turn.md).
 """
 
 from __future__ import annotations
@@ -88,6 +91,7 @@ class SecureStream:
         self._sending = memoryview(b"")
         self._arrived = memoryview(bytearray(_READ_SIZE))
         self._has_ended = False
+        self._ending = ""
         self._is_drained = False
         self.pending_bytes = 0
         """Bytes that were queued, encrypted, and are not in the kernel yet."""
@@ -197,10 +201,13 @@ class SecureStream:
         """
         got = 0
         fills = _FILLS
+        wanted = len(room)
         self._is_drained = False
-        while got < len(room):
-            size = self._decrypt_into(room[got:])
-            if size is None:
+        while got < wanted:
+            # Asked for what it has not, TLS answers with an exception, which is a good
+            # part of what a single frame costs.
+            size = self._decrypt_into(room[got:]) if self._may_decrypt() else -1
+            if size < 0:
                 # Records may be without data; what stays in the socket keeps it readable.
                 fills -= 1
                 is_over = self._has_ended or self._is_drained or fills < 0
@@ -214,17 +221,17 @@ class SecureStream:
             raise ConnectionLostError(f"the connection ended: {self._ending}")
         return got
 
-    def _decrypt_into(self, room: memoryview) -> int | None:
-        """Write what TLS has ready into *room*; 0 is the end, `None`: it needs more bytes."""
-        # Asked for what it has not, TLS answers with an exception, which is a good part of
-        # what a single frame costs.
-        if not (self._incoming.pending or self._tls.pending()):
-            return None
+    def _may_decrypt(self) -> bool:
+        """Whether TLS may have something ready."""
+        return bool(self._incoming.pending or self._tls.pending())
+
+    def _decrypt_into(self, room: memoryview) -> int:
+        """Write what TLS has ready into *room*; 0 is the end, and -1: it needs more bytes."""
         try:
             # With a buffer it returns a size, whatever its stub says.
             size = int(self._tls.read(len(room), room))
         except ssl.SSLWantReadError:
-            return None
+            return -1
         except ssl.SSLError as error:
             self._end(error.reason or "TLS error")
             return 0
