@@ -107,6 +107,18 @@ def test_turning_off_works_at_every_stage(heard: int) -> None:
     assert talk.did() == [m.LeaveAndRestore()], talk
 
 
+@pytest.mark.parametrize("heard", range(len(OPENING)))
+def test_what_belongs_to_another_stage_changes_nothing(heard: int) -> None:
+    talk = Talk().hear(m.TurnOn(), *OPENING[:heard])
+    talk.did()
+    stage = talk.state
+
+    talk.hear(*OPENING[:heard], *OPENING[heard + 1 :])
+
+    assert talk.did() == []
+    assert talk.state == stage
+
+
 def test_a_lost_session_is_healed_at_once_and_then_with_growing_delays() -> None:
     talk = Talk().connected()
 
@@ -346,6 +358,15 @@ def test_late_news_of_what_was_given_up_changes_nothing(
     talk.hear(late)
 
     assert (talk.state, talk.did()) == (before, []), talk
+
+
+@pytest.mark.parametrize(
+    "asked", [m.TurnOff(), m.Heal(), m.TimerFired(), m.Left(), m.Resumed()]
+)
+def test_a_tunnel_that_is_down_has_nothing_to_end_or_to_heal(asked: m.Event) -> None:
+    talk = Talk().hear(asked)
+
+    assert (talk.state, talk.did()) == (m.Down(), []), talk
 
 
 def test_what_was_asked_for_already_changes_nothing_when_connected() -> None:
