@@ -142,7 +142,8 @@ def build(extensions: list[Any], folder: Path) -> None:
         )
     )
     command.build_temp = command.build_lib = str(folder)
-    command.parallel = os.cpu_count() or 1
+    # Each of them needs 200 MB.
+    command.parallel = min(4, len(os.sched_getaffinity(0)))
     command.ensure_finalized()
     command.run()
 
@@ -162,9 +163,8 @@ def stamp_of(root: Path) -> str:
 
 def remove_compiled(root: Path) -> None:
     """Remove what was compiled earlier: it may be of other sources."""
-    for name in MODULES:
-        for path in root.glob(pattern_of(name)):
-            path.unlink()
+    for path in (root / SOURCE).rglob("*.so"):
+        path.unlink()
     (root / STAMP).unlink(missing_ok=True)
 
 

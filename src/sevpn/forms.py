@@ -4,13 +4,13 @@
 Layer: none; below all others, and in use before any of them is imported.
 
 A compiled module lies beside its source, and Python imports the compiled one. With
-``SEVPN_KERNEL=python`` in the environment the path for the interpreter is taken
-instead (`dataplane/path.py`), and the turn of the data thread from its sources:
+``SEVPN_KERNEL=python`` in the environment all of them are imported from their
+sources, and frames take the path that is made for the interpreter (`dataplane/path.py`):
 
     import sevpn.dataplane.pump ──> pump.cpython-….so     as it is
                                 └─> pump.py               after prefer_sources()
 
-docs/decisions/0019-compiled-turn.md says why they are compiled at all.
+docs/decisions/0007-kernel.md and 0019-compiled-turn.md say why they are compiled.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-__all__ = ["TURN", "in_form", "is_python_wanted", "prefer_sources"]
+__all__ = ["COMPILED", "in_form", "is_python_wanted", "prefer_sources"]
 
-TURN: Final = frozenset(
+COMPILED: Final = frozenset(
     {
+        *(
+            f"sevpn.dataplane.kernel.{name}"
+            for name in ("cut", "merge", "rc4", "receive", "runs", "scan", "wrap")
+        ),
         "sevpn.dataplane.compiled",
         "sevpn.dataplane.pump",
         "sevpn.dataplane.sieve",
         "sevpn.transport.stream",
     }
 )
-"""The modules of the turn; `hatch_build.py` compiles them."""
+"""The modules that `hatch_build.py` compiles."""
 
 _FORM: Final = "SEVPN_KERNEL"
 
@@ -48,7 +52,7 @@ def is_python_wanted() -> bool:
 
 
 def in_form(name: str) -> ModuleType:
-    """Return a module of :data:`TURN` in the form that the environment asks for just now.
+    """Return a module of :data:`COMPILED` in the form that the environment asks for just now.
 
     For tests, which try both in one process: whoever imports the module gets the form
     that was asked for when the program began.
@@ -78,7 +82,7 @@ def _source_spec(name: str, folders: Iterable[str]) -> ModuleSpec | None:
 
 
 class _Sources(MetaPathFinder):
-    """Finds the sources of the turn's modules, where they are installed."""
+    """Finds the sources of the modules, where they are installed."""
 
     def find_spec(
         self,
@@ -87,9 +91,9 @@ class _Sources(MetaPathFinder):
         target: ModuleType | None = None,  # noqa: ARG002 - the interface's
     ) -> ModuleSpec | None:
         """Return where the source of *fullname* is; None leaves it to the others."""
-        return _source_spec(fullname, path or ()) if fullname in TURN else None
+        return _source_spec(fullname, path or ()) if fullname in COMPILED else None
 
 
 def prefer_sources() -> None:
-    """Import the turn's modules from their sources from now on."""
+    """Import the modules from their sources from now on."""
     sys.meta_path.insert(0, _Sources())

@@ -138,6 +138,36 @@ def test_what_came_while_the_machine_slept_is_read_before_silence_is_judged() ->
         assert rig.lost.empty()
 
 
+def test_an_order_is_carried_out_although_the_connection_breaks_at_that_moment() -> (
+    None
+):
+    with PumpRig() as rig:
+        rig.pump.sieve.is_open = False  # so that all is read at once
+        far = rig.attach(buffer_bytes=4096)
+        rig.port.host_sends(*([FRAME[:14] + bytes(1480)] * 85))
+        rig.pump.sieve.is_open = True
+        while not far.stream.pending_bytes:
+            rig.turn()
+        gate = threading.Event()
+
+        def hold_up() -> None:
+            gate.wait(5)
+
+        holding = threading.Thread(target=rig.pump._order, args=(hold_up,))
+        holding.start()
+        time.sleep(0.01)
+        ordering = threading.Thread(target=rig.pump.sync)
+        ordering.start()
+        time.sleep(0.01)
+        far.socket.close()  # the bell has rung before
+        gate.set()
+        ordering.join(2.0)
+
+        assert not ordering.is_alive()
+        assert isinstance(rig.lost_error(), ConnectionLostError)
+        holding.join()
+
+
 def test_no_keepalive_is_added_behind_a_full_backlog() -> None:
     clock = VirtualClock()
     with PumpRig(clock=clock) as rig:

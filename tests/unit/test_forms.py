@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which form of the turn runs: the environment decides when the program begins."""
+"""Which form of the data path runs: the environment decides when the program begins."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ import pytest
 from kernel_forms import OBSTACLE, ROOT, load
 from sevpn import forms
 
-WHERE = "import importlib, sys; print(importlib.import_module(sys.argv[1]).__file__)"
+WHERE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    print(name, importlib.import_module(name).__file__)
+"""
 
 
 def file_of(module: ModuleType) -> str:
     return str(module.__file__)
 
 
-def imported(name: str, **environ: str) -> str:
-    """Return what file a new process imports a module from."""
+def imported(*names: str, **environ: str) -> dict[str, str]:
+    """Return what files a new process imports modules from."""
     kept = {key: value for key, value in os.environ.items() if key != "SEVPN_KERNEL"}
     done = subprocess.run(
-        [sys.executable, "-c", WHERE, name],
+        [sys.executable, "-c", WHERE, *names],
         env={**kept, **environ},
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.strip()
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("name", sorted(forms.TURN))
-def test_the_python_form_is_imported_from_its_source(name: str) -> None:
-    assert imported(name, SEVPN_KERNEL="python").endswith(
-        f"{name.replace('.', '/')}.py"
-    )
+def test_the_python_form_is_imported_from_its_sources() -> None:
+    found = imported(*forms.COMPILED, SEVPN_KERNEL="python")
+
+    assert found.keys() == forms.COMPILED
+    for name, file in found.items():
+        assert file.endswith(f"{name.replace('.', '/')}.py")
 
 
 @pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
-@pytest.mark.parametrize("name", sorted(forms.TURN))
-def test_the_compiled_form_is_imported_unless_the_other_is_asked_for(name: str) -> None:
-    assert imported(name).endswith(".so")
+def test_the_compiled_form_is_imported_unless_the_other_is_asked_for() -> None:
+    found = imported(*forms.COMPILED)
 
-
-def test_modules_outside_the_turn_are_left_to_others() -> None:
-    assert imported("sevpn.dataplane.path", SEVPN_KERNEL="python").endswith("path.py")
+    assert found.keys() == forms.COMPILED
+    assert all(file.endswith(".so") for file in found.values())
 
 
 def test_a_test_gets_either_form_in_one_process(
@@ -71,6 +74,6 @@ def test_an_installation_without_sources_says_so() -> None:
         forms._interpreted("sevpn.dataplane.no_such_module")
 
 
-def test_the_build_compiles_the_modules_of_the_turn() -> None:
-    hook = load(ROOT / "hatch_build.py", "build_hook_of_the_turn")
-    assert set(hook.TURN) == forms.TURN
+def test_the_build_compiles_these_modules() -> None:
+    hook = load(ROOT / "hatch_build.py", "build_hook_and_forms")
+    assert set(hook.MODULES) == forms.COMPILED

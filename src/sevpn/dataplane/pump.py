@@ -77,7 +77,6 @@ from sevpn.log import get_logger
 from sevpn.metrics.counters import Counters
 from sevpn.protocol.session import (
     CloseConnection,
-    EndSession,
     SendKeepAlive,
     SessionTimers,
 )
@@ -414,6 +413,8 @@ class Pump:
     def _turn(self) -> None:
         self._wait()
         if self._is_called:
+            # Stilled no sooner, so that what goes wrong before leaves it ringing.
+            self._mailbox.hush()
             self._mailbox.carry_out_orders()
         if self._timers is not None:
             self._pump(self._timers, self._clock())
@@ -446,7 +447,6 @@ class Pump:
             if fd == self._tap_fd:
                 self._is_tap_ready = True
             elif fd == self._mailbox.fileno():
-                self._mailbox.hush()
                 self._is_called = True
             elif (link := self._links.get(fd)) is not None:
                 # An error or a hang-up shows itself to the reader.
@@ -780,15 +780,15 @@ class Pump:
     def _keep(self, timers: SessionTimers, now: float) -> None:
         """Do what the session's timers ask for."""
         for action in timers.handle_deadline(now):
-            match action:
-                case SendKeepAlive(number):
-                    self._keep_alive(number)
-                case CloseConnection(number, error):
-                    for link in tuple(self._links.values()):
-                        if link.number == number:
-                            self._lose_connection(link, error)
-                case EndSession(error):
-                    raise error
+            # No `match`, which Cython before 3.3 does not know.
+            if isinstance(action, SendKeepAlive):
+                self._keep_alive(action.connection)
+            elif isinstance(action, CloseConnection):
+                for link in tuple(self._links.values()):
+                    if link.number == action.connection:
+                        self._lose_connection(link, action.error)
+            else:
+                raise action.error
         # What is heard from now on only puts it off.
         self._due_at = timers.next_deadline()
 

@@ -9,10 +9,10 @@ cdef class SecureStream:
     cdef public object verified_by
     cdef readonly object peer_address
     cdef readonly object local_address
-    cdef readonly object _tls
+    cdef public object _tls
     cdef object _sock
-    cdef object _incoming
-    cdef object _outgoing
+    cdef readonly object _incoming
+    cdef readonly object _outgoing
     cdef object _sending
     cdef object _arrived
     cdef bint _has_ended

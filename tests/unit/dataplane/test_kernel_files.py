@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel_forms import KERNEL
+from kernel_forms import KERNEL, ROOT
 from sevpn.dataplane.kernel import constants, primitives
 from sevpn.wire import block
 
@@ -18,6 +18,9 @@ MODULES = ("cut", "merge", "rc4", "receive", "runs", "scan", "wrap")
 
 WITHOUT_CLASSES = {"rc4", "wrap"}
 """Modules of functions alone, without numbers of the kernel's."""
+
+TURN = ("dataplane/compiled", "dataplane/pump", "dataplane/sieve", "transport/stream")
+"""What calls the kernel; its types are declared as far as they pay."""
 
 ADDED_BY_C = {"EAGAIN", "EBADFD", "ALL_BITS", "KEEPALIVE_MARK"}
 """Numbers that the .pxd takes from C's headers, or writes as C does."""
@@ -108,8 +111,16 @@ class Declared:
             self.methods[match["name"]] = (parameters, typed)
 
 
+def text_of(module: str, end: str) -> str:
+    """Return the text of a file of the kernel, or of the turn."""
+    folder = ROOT / "src/sevpn" if module in TURN else KERNEL
+    return (folder / f"{module}.{end}").read_text("utf-8")
+
+
 def classes_of_pxd(module: str) -> dict[str, Declared]:
-    parts = re.split(r"^cdef class (\w+):\n", source(f"{module}.pxd"), flags=re.MULTILINE)  # fmt: skip
+    parts = re.split(
+        r"^cdef class (\w+):\n", text_of(module, "pxd"), flags=re.MULTILINE
+    )
     return {
         name: Declared(text)
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
@@ -117,7 +128,7 @@ def classes_of_pxd(module: str) -> dict[str, Declared]:
 
 
 def classes_of_python(module: str) -> dict[str, ast.ClassDef]:
-    tree = ast.parse(source(f"{module}.py"))
+    tree = ast.parse(text_of(module, "py"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -170,6 +181,32 @@ def test_each_method_is_declared_with_its_parameters(module: str) -> None:
         for method in methods.values():
             parameters = [argument.arg for argument in method.args.args]
             assert declared[method.name][0] == parameters, method.name
+
+
+@pytest.mark.parametrize("module", TURN)
+def test_each_attribute_of_the_turn_is_declared(module: str) -> None:
+    # One that is missing is an error only when it is first assigned.
+    python = classes_of_python(module)
+    for name, declared in classes_of_pxd(module).items():
+        properties = {
+            part.name
+            for part in python[name].body
+            if isinstance(part, ast.FunctionDef) and part.decorator_list
+        }
+        assert declared.attributes == assigned_attributes(python[name]) - properties
+
+
+@pytest.mark.parametrize("module", TURN)
+def test_what_is_declared_of_the_turn_is_there(module: str) -> None:
+    python = classes_of_python(module)
+    for name, declared in classes_of_pxd(module).items():
+        methods = methods_of(python[name])
+        for method, (parameters, typed) in declared.methods.items():
+            node = methods[method].args
+            ours = [one.arg for one in (*node.posonlyargs, *node.args)]
+            assert parameters == ours, method
+            # What is declared in vain hides that something was renamed.
+            assert typed <= assigned_locals(methods[method]), method
 
 
 @pytest.mark.parametrize("module", MODULES)
